@@ -1,0 +1,26 @@
+# One library a layer of the architecture (docs/architecture.md). A layer sees the headers of all of src/, but links
+# only what it names: an include that runs upwards does not link.
+#
+#   turboquant_layer(quant DEPENDS core)     all .cpp files of src/quant; FILE.avx2.cpp and FILE.avx512.cpp are
+#                                            compiled for those instructions (x86 only) and called after a run-time check
+function(turboquant_layer name)
+  cmake_parse_arguments(LAYER "" "" "DEPENDS;LIBRARIES" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/${name}/cpu/*.cpp)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(FILTER sources EXCLUDE REGEX "\\.(avx2|avx512)\\.cpp$")
+  endif()
+  foreach(source IN LISTS sources)
+    if(source MATCHES "\\.avx2\\.cpp$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c;-mbmi2")
+    elseif(source MATCHES "\\.avx512\\.cpp$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+        "-mavx2;-mfma;-mf16c;-mbmi2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vbmi;-mavx512vnni;-mprefer-vector-width=512")
+    endif()
+  endforeach()
+  add_library(tq_${name} STATIC ${sources})
+  target_include_directories(tq_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(tq_${name} PUBLIC ${LAYER_LIBRARIES})
+  foreach(below IN LISTS LAYER_DEPENDS)
+    target_link_libraries(tq_${name} PUBLIC tq_${below})
+  endforeach()
+endfunction()

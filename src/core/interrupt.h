@@ -1,0 +1,12 @@
+// Ctrl-C: the handler sets a flag, long work asks for it between two steps and unwinds, cleaning up as it goes.
+#pragma once
+
+namespace turboquant {
+
+/// Installs the SIGINT and SIGTERM handler (commands only; a library must not take its host's signals).
+void install_interrupt_handler();
+bool interrupted();
+/// Throws Interrupted if the flag is set.
+void check_interrupt();
+
+}  // namespace turboquant

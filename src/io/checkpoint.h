@@ -1,0 +1,58 @@
+// A model on disk, whatever wrote it: named tensors, config.json, tokenizer files.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace turboquant {
+
+struct TensorInfo {
+  std::string name;  // as Hugging Face names it
+  DType dtype = DType::f32;
+  Shape shape;
+  size_t bytes() const { return static_cast<size_t>(shape.elements()) * item_size(dtype); }
+};
+
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+
+  /// The folder or file it was opened from.
+  const std::filesystem::path& path() const { return path_; }
+  /// config.json (of a GGUF file: built from its metadata).
+  const nlohmann::json& config() const { return config_; }
+  /// Every tensor, sorted by name. What read() returns has this type and shape.
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  /// Null if there is none of that name.
+  const TensorInfo* find(std::string_view name) const;
+  /// A view of the mapped file where the bytes are stored as they are; else decoded into new memory. A missing tensor
+  /// is an Error that names it and the file. Safe to call from several threads.
+  virtual Tensor read(std::string_view name) const = 0;
+  /// The text of a file that belongs to the model: tokenizer.json, tokenizer_config.json, chat_template.jinja,
+  /// generation_config.json, special_tokens_map.json (of a GGUF file: built from its metadata).
+  virtual std::optional<std::string> file(std::string_view name) const = 0;
+  /// Bytes of all files that hold tensors.
+  virtual uint64_t size_on_disk() const = 0;
+
+ protected:
+  std::filesystem::path path_;
+  nlohmann::json config_;
+  std::vector<TensorInfo> tensors_;
+};
+
+/// Opens a Hugging Face folder (config.json, model.safetensors or model.safetensors.index.json), or a .gguf file.
+/// Throws Error: not found, not a model, damaged.
+std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
+
+/// The two behind open_checkpoint.
+std::unique_ptr<Checkpoint> open_safetensors_checkpoint(const std::filesystem::path& folder);
+std::unique_ptr<Checkpoint> open_gguf_checkpoint(const std::filesystem::path& file);
+
+}  // namespace turboquant
