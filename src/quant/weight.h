@@ -22,8 +22,8 @@ struct Weight {
     dense,    // data: F32, F16 or BF16 [rows, cols]
     tiled,    // TCQ16 (bits 2, 3, 4) or int8 rows (bits 8) in tiles of 16 rows (quant/tile.h);
               // data: U8 [tiles, cols / 16, block bytes], scales: F16 [rows]
-    grouped,  // the original's format (quant/original.h); data: U32 [rows, words], scales: F16 [rows, cols / group_size],
-              // codebook: F16 [2^bits]
+    grouped,  // the original's format (quant/original.h); data: U32 [rows, words], scales: F16 [rows, cols /
+              // group_size], codebook: F16 [2^bits]
     affine,   // MLX's affine quantization (quant/affine.h); data: U32 [rows, words],
               // scales and biases: F32 or F16 [rows, cols / group_size]
   };

@@ -1,0 +1,82 @@
+#include "quant/weight.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "core/half.h"
+#include "quant/affine.h"
+#include "quant/original.h"
+#include "quant/tile.h"
+
+namespace turboquant {
+namespace {
+
+float element(const Tensor& tensor, int64_t at) {
+  return tensor.dtype() == DType::f32 ? tensor.data<float>()[at] : half_to_float(tensor.data<uint16_t>()[at]);
+}
+
+void decode_tiled(const Weight& weight, int64_t begin, int64_t end, float* out) {
+  const int64_t groups = weight.cols / kGroup, tile_bytes = groups * block_bytes(weight.bits);
+  std::vector<int8_t> q(static_cast<size_t>(kTileRows * weight.cols));
+  while (begin < end) {
+    const int64_t tile = begin / kTileRows, tile_end = std::min(end, (tile + 1) * kTileRows);
+    unpack_rows(weight.bits, weight.data.data<uint8_t>() + tile * tile_bytes, groups,
+                static_cast<int>(begin - tile * kTileRows), static_cast<int>(tile_end - tile * kTileRows), q.data());
+    for (const int8_t* row = q.data(); begin < tile_end; ++begin, row += weight.cols) {
+      const float scale = element(weight.scales, begin);
+      for (int64_t i = 0; i < weight.cols; ++i) *out++ = static_cast<float>(row[i]) * scale;
+    }
+  }
+}
+
+// centroid * scale: the product of two halves is exact in float32.
+void decode_grouped(const Weight& weight, int64_t begin, int64_t end, float* out) {
+  const int per_word = original_codes_per_word(weight.bits);
+  const int64_t row_words = original_words(weight.bits, weight.cols), groups = weight.cols / weight.group_size;
+  const uint32_t mask = (1u << weight.bits) - 1;
+  float centroids[16];
+  for (int i = 0; i < (1 << weight.bits); ++i) centroids[i] = element(weight.codebook, i);
+  for (int64_t row = begin; row < end; ++row) {
+    const uint32_t* words = weight.data.data<uint32_t>() + row * row_words;
+    for (int64_t i = 0; i < weight.cols; ++i) {
+      const uint32_t code = words[i / per_word] >> (weight.bits * (i % per_word)) & mask;
+      *out++ = centroids[code] * element(weight.scales, row * groups + i / weight.group_size);
+    }
+  }
+}
+
+void decode_affine(const Weight& weight, int64_t begin, int64_t end, float* out) {
+  const int64_t row_words = affine_words(weight.bits, weight.cols), groups = weight.cols / weight.group_size;
+  const uint32_t mask = (1u << weight.bits) - 1;
+  for (int64_t row = begin; row < end; ++row) {
+    const uint32_t* words = weight.data.data<uint32_t>() + row * row_words;
+    for (int64_t i = 0; i < weight.cols; ++i) {
+      const int64_t bit = i * weight.bits, group = row * groups + i / weight.group_size;
+      const int shift = static_cast<int>(bit % 32);
+      uint32_t code = words[bit / 32] >> shift;
+      if (shift + weight.bits > 32) code |= words[bit / 32 + 1] << (32 - shift);
+      *out++ = element(weight.scales, group) * static_cast<float>(code & mask) + element(weight.biases, group);
+    }
+  }
+}
+
+}  // namespace
+
+void decode_rows(const Weight& weight, int64_t begin, int64_t end, float* out) {
+  if (begin < 0 || end < begin || end > weight.rows)
+    throw Error("rows " + std::to_string(begin) + " to " + std::to_string(end) + " of a matrix of " +
+                std::to_string(weight.rows) + " rows do not exist");
+  switch (weight.kind) {
+    case Weight::Kind::dense:
+      return to_float(weight.data.rows(begin, end), out);
+    case Weight::Kind::tiled:
+      return decode_tiled(weight, begin, end, out);
+    case Weight::Kind::grouped:
+      return decode_grouped(weight, begin, end, out);
+    case Weight::Kind::affine:
+      return decode_affine(weight, begin, end, out);
+  }
+}
+
+}  // namespace turboquant
