@@ -1,6 +1,7 @@
 // A model on disk, whatever wrote it: named tensors, config.json, tokenizer files.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -20,6 +21,14 @@ struct TensorInfo {
   size_t bytes() const { return static_cast<size_t>(shape.elements()) * item_size(dtype); }
 };
 
+/// "'model.norm.weight' BF16 [576]", for messages.
+std::string describe(const TensorInfo& info);
+/// Bytes of a tensor whose shape comes from strangers; nothing if a dimension is negative or the product passes 63
+/// bits.
+std::optional<uint64_t> checked_bytes(DType dtype, const Shape& shape);
+/// The tensor of that name in a list sorted by name, or null.
+const TensorInfo* find_tensor(const std::vector<TensorInfo>& tensors, std::string_view name);
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -31,12 +40,13 @@ class Checkpoint {
   /// Every tensor, sorted by name. What read() returns has this type and shape.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// Null if there is none of that name.
-  const TensorInfo* find(std::string_view name) const;
+  const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
   /// A view of the mapped file where the bytes are stored as they are; else decoded into new memory. A missing tensor
   /// is an Error that names it and the file. Safe to call from several threads.
   virtual Tensor read(std::string_view name) const = 0;
   /// The text of a file that belongs to the model: tokenizer.json, tokenizer_config.json, chat_template.jinja,
-  /// generation_config.json, special_tokens_map.json (of a GGUF file: built from its metadata).
+  /// chat_template.json, generation_config.json, special_tokens_map.json (of a GGUF file: built from its metadata).
+  /// Nothing if the model has none; an Error if it is there and cannot be read.
   virtual std::optional<std::string> file(std::string_view name) const = 0;
   /// Bytes of all files that hold tensors.
   virtual uint64_t size_on_disk() const = 0;

@@ -5,72 +5,83 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/tensor.h"
 #include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/mapped_file.h"
 
 namespace turboquant {
 
-/// One mapped file. The header is data from strangers: its size, every offset, shape and type are checked before use.
+/// One mapped file. The header is data from strangers: its size, every offset, shape and type are checked before use,
+/// as strictly as the reference implementation does (no overlaps, no holes, nothing behind the last tensor), and
+/// duplicate names are refused too. Names beginning with "__padding" are fillers of SafetensorsWriter and left out.
 class SafetensorsFile {
  public:
   /// Throws Error naming the file (and the tensor) if anything is wrong.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
+  const std::filesystem::path& path() const { return file_->path(); }
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // sorted by name
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  bool contains(std::string_view name) const { return views_.find(name) != views_.end(); }
-  /// A view; the mapping lives as long as the view does.
+  bool contains(std::string_view name) const { return find(name) != nullptr; }
+  /// Null if there is none of that name.
+  const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
+  /// A view; the mapping lives as long as the view does. (A copy where the bytes lie unaligned for their type.) A
+  /// missing tensor is an Error that names it and the file. Safe to call from several threads.
   Tensor tensor(std::string_view name) const;
-  uint64_t size() const { return size_; }
+  /// Bytes of the file.
+  uint64_t size() const { return file_->size(); }
 
  private:
-  std::filesystem::path path_;
-  uint64_t size_ = 0;
+  std::shared_ptr<const MappedFile> file_;
   std::vector<TensorInfo> tensors_;
+  std::vector<uint64_t> offsets_;  // of tensors_[i], from the start of the file
   std::map<std::string, std::string> metadata_;
-  std::map<std::string, Tensor, std::less<>> views_;
 };
 
-/// Writes one small file (results, test data): temporary name beside, fsync, rename.
+/// Names that begin so belong to the writer: U8 tensors of zeros that fill the gap to the next multiple of 64 bytes,
+/// which the format does not allow to leave open.
+inline constexpr std::string_view kPaddingPrefix = "__padding";
+
+/// Writes one small file (results, test data): temporary name beside, fsync, rename. The layout is SafetensorsWriter's.
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
-/// Writes a checkpoint tensor by tensor with bounded memory: a shard is closed when the next tensor would pass
-/// `shard_bytes`. Every tensor starts at a multiple of 64 bytes of the file.
+/// Writes a checkpoint tensor by tensor with bounded memory. All tensors are announced first: headers are written and
+/// the disk space is taken before the work starts, and tensors may then come in any order and from several threads.
+/// A shard is full when the next tensor of the plan would pass `shard_bytes`. Every tensor starts at a multiple of 64
+/// bytes of its file: within a shard, those whose size is such a multiple come first, the others last with fillers.
+/// Every failed write is an Error naming the file and the reason.
 class SafetensorsWriter {
  public:
   static constexpr uint64_t kShardBytes = 5'000'000'000;
 
-  /// `folder` must exist (the caller's temporary folder).
-  explicit SafetensorsWriter(std::filesystem::path folder, std::map<std::string, std::string> metadata = {},
-                             uint64_t shard_bytes = kShardBytes);
+  /// `folder` must exist (the caller's temporary folder). Throws Error: a name twice in the plan, no space, no
+  /// permission.
+  SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
+                    const std::map<std::string, std::string>& metadata = {}, uint64_t shard_bytes = kShardBytes);
+  /// Removes everything that it wrote unless finish() succeeded.
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  void add(const std::string& name, const Tensor& tensor);
-  /// Closes the last shard and gives the shards their names: model.safetensors if there is one, else
-  /// model-00001-of-0000N.safetensors; writes model.safetensors.index.json (metadata.total_size, metadata.total_parameters,
-  /// weight_map sorted).
+  /// Writes a planned tensor. Throws Error if it is not in the plan, was added before, or its type or shape is not the
+  /// planned one. Safe to call from several threads.
+  void add(std::string_view name, const Tensor& tensor);
+  /// Error if a planned tensor is missing. Gives the shards their names: model.safetensors if there is one, else
+  /// model-00001-of-0000N.safetensors; always writes model.safetensors.index.json (metadata.total_size,
+  /// metadata.total_parameters, weight_map sorted; fillers are in neither), and syncs the folder.
   void finish(uint64_t total_parameters);
-  /// Bytes of tensors so far.
+  /// Bytes of the tensors added so far.
   uint64_t bytes() const;
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
-
-/// Writes a text file: temporary name beside, fsync, rename.
-void write_text(const std::filesystem::path& path, std::string_view text);
-/// fsyncs a folder, so that the names in it survive a crash.
-void sync_folder(const std::filesystem::path& folder);
-/// Whole text of a file; Error naming it if it cannot be read.
-std::string read_text(const std::filesystem::path& path);
 
 }  // namespace turboquant

@@ -1,0 +1,51 @@
+#include "io/checkpoint.h"
+
+#include <algorithm>
+#include <fstream>
+#include <system_error>
+
+#include "io/files.h"
+#include "turboquant/error.h"
+
+namespace turboquant {
+namespace {
+
+bool starts_with_gguf(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  char magic[4] = {};
+  return file.read(magic, sizeof magic) && std::string_view(magic, sizeof magic) == "GGUF";
+}
+
+}  // namespace
+
+std::string describe(const TensorInfo& info) {
+  return quote(info.name) + " " + std::string(name(info.dtype)) + " " + to_string(info.shape);
+}
+
+std::optional<uint64_t> checked_bytes(DType dtype, const Shape& shape) {
+  uint64_t bytes = item_size(dtype);
+  for (const int64_t dim : shape)
+    if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes) || bytes >> 63 != 0)
+      return std::nullopt;
+  return bytes;
+}
+
+const TensorInfo* find_tensor(const std::vector<TensorInfo>& tensors, std::string_view name) {
+  const auto at = std::lower_bound(tensors.begin(), tensors.end(), name,
+                                   [](const TensorInfo& info, std::string_view n) { return info.name < n; });
+  return at != tensors.end() && at->name == name ? &*at : nullptr;
+}
+
+std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (path.empty() || status.type() == std::filesystem::file_type::not_found)
+    throw Error(path.string() + ": no such file or folder");
+  if (error) throw Error(path.string() + ": cannot be read: " + error.message());
+  if (std::filesystem::is_directory(status)) return open_safetensors_checkpoint(path);
+  if (path.extension() == ".gguf" || (std::filesystem::is_regular_file(status) && starts_with_gguf(path)))
+    return open_gguf_checkpoint(path);
+  throw Error(path.string() + ": not a model: give a folder with config.json and safetensors files, or a .gguf file");
+}
+
+}  // namespace turboquant

@@ -1,0 +1,64 @@
+#include "io/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "turboquant/error.h"
+
+namespace turboquant {
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  return std::make_shared<const MappedFile>(path);
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+  // Without O_NONBLOCK opening a named pipe would wait for its writer.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) {
+    if (errno == ENOENT) throw Error(path.string() + ": no such file");
+    throw Error(path.string() + ": cannot be read: " + std::strerror(errno));
+  }
+  struct stat info {};
+  const int failed = ::fstat(fd, &info);
+  const int stat_error = errno;
+  std::string problem;
+  void* data = MAP_FAILED;
+  if (failed != 0) {
+    problem = std::string("cannot be read: ") + std::strerror(stat_error);
+  } else if (S_ISDIR(info.st_mode)) {
+    problem = "is a folder, expected a file";
+  } else if (!S_ISREG(info.st_mode)) {
+    problem = "is not a regular file";
+  } else if (info.st_size == 0) {
+    problem = "is empty; it was not fully downloaded or written";
+  } else {
+    data = ::mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd, 0);
+    if (data == MAP_FAILED) problem = std::string("cannot be mapped into memory: ") + std::strerror(errno);
+  }
+  ::close(fd);  // the mapping stays
+  if (!problem.empty()) throw Error(path.string() + ": " + problem);
+  data_ = static_cast<const std::byte*>(data);
+  size_ = static_cast<uint64_t>(info.st_size);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), static_cast<size_t>(size_));
+}
+
+Tensor tensor_in_file(const std::shared_ptr<const MappedFile>& file, uint64_t offset, DType dtype, Shape shape) {
+  const std::byte* data = file->data() + offset;
+  if (reinterpret_cast<uintptr_t>(data) % item_size(dtype) == 0) return {dtype, shape, data, file};
+  // Kernels read elements through pointers to their type, which C++ and some processors allow at aligned addresses
+  // only. Writers of other projects may start a tensor anywhere; such a tensor costs a copy.
+  Tensor copy = Tensor::zeros(dtype, shape);
+  std::memcpy(copy.data<std::byte>(), data, copy.bytes());
+  return copy;
+}
+
+}  // namespace turboquant
