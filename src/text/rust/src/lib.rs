@@ -1,0 +1,284 @@
+//! The C interface (tq_text.h): checks and converts arguments, catches panics, and calls the modules.
+//! What a caller must keep to is said there, for all functions together.
+#![allow(clippy::missing_safety_doc)]
+
+mod bpe;
+mod chat;
+mod json;
+mod methods;
+mod stream;
+mod tokenizer;
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Arc, Once};
+
+use chat::ChatTemplate;
+use stream::Stream;
+use tokenizer::Tokenizer;
+
+#[repr(C)]
+pub struct TqText {
+    data: *mut u8,
+    size: usize,
+}
+
+#[repr(C)]
+pub struct TqIds {
+    data: *mut i32,
+    size: usize,
+}
+
+type Result<T> = std::result::Result<T, String>;
+
+fn give<T>(items: Vec<T>) -> (*mut T, usize) {
+    if items.is_empty() {
+        return (std::ptr::null_mut(), 0);
+    }
+    let items = Box::leak(items.into_boxed_slice());
+    (items.as_mut_ptr(), items.len())
+}
+
+unsafe fn take_back<T>(data: *mut T, size: usize) {
+    if !data.is_null() {
+        drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(data, size)));
+    }
+}
+
+unsafe fn slice<'a, T>(data: *const T, size: usize) -> &'a [T] {
+    if size == 0 {
+        &[]
+    } else {
+        std::slice::from_raw_parts(data, size)
+    }
+}
+
+unsafe fn text<'a>(data: *const u8, size: usize, what: &str) -> Result<&'a str> {
+    std::str::from_utf8(slice(data, size)).map_err(|e| format!("{what} is not valid UTF-8 at byte {}", e.valid_up_to()))
+}
+
+unsafe fn put_text(out: *mut TqText, value: String) {
+    let (data, size) = give(value.into_bytes());
+    *out = TqText { data, size };
+}
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `body`; an error or a panic becomes one line in `error`. A panic here is bad input that a library did not
+/// expect, so it is reported like any other bad input and not printed on stderr.
+unsafe fn guarded(error: *mut TqText, body: impl FnOnce() -> Result<()>) -> c_int {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !INSIDE.with(Cell::get) {
+                previous(info);
+            }
+        }));
+    });
+    INSIDE.with(|inside| inside.set(true));
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        Err(message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown failure").to_string())
+    });
+    INSIDE.with(|inside| inside.set(false));
+    match result {
+        Ok(()) => 0,
+        Err(message) => {
+            put_text(error, message.split_whitespace().collect::<Vec<_>>().join(" "));
+            1
+        }
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_text_free(text: TqText) {
+    take_back(text.data, text.size);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_ids_free(ids: TqIds) {
+    take_back(ids.data, ids.size);
+}
+
+/// A tokenizer as C holds it: shared, so that streams keep it alive.
+pub struct TqTokenizer(Arc<Tokenizer>);
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_new(
+    json: *const u8,
+    size: usize,
+    out: *mut *mut TqTokenizer,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let tokenizer = Tokenizer::new(text(json, size, "the file")?)?;
+        *out = Box::into_raw(Box::new(TqTokenizer(Arc::new(tokenizer))));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_free(tokenizer: *mut TqTokenizer) {
+    if !tokenizer.is_null() {
+        drop(Box::from_raw(tokenizer));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_encode(
+    tokenizer: &TqTokenizer,
+    data: *const u8,
+    size: usize,
+    add_special: c_int,
+    out: *mut TqIds,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let ids = tokenizer.0.encode(text(data, size, "the text")?, add_special != 0)?;
+        let (data, size) = give(ids);
+        *out = TqIds { data, size };
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_decode(
+    tokenizer: &TqTokenizer,
+    ids: *const i32,
+    count: usize,
+    skip_special: c_int,
+    out: *mut TqText,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let ids: Result<Vec<u32>> = slice(ids, count).iter().map(|&id| tokenizer::unsigned(id)).collect();
+        put_text(out, tokenizer.0.decode(&ids?, skip_special != 0)?);
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_token_to_id(
+    tokenizer: &TqTokenizer,
+    token: *const u8,
+    size: usize,
+    id: *mut i32,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        *id = match tokenizer.0.inner.token_to_id(text(token, size, "the token")?) {
+            Some(id) => tokenizer::signed(id)?,
+            None => -1,
+        };
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_id_to_token(
+    tokenizer: &TqTokenizer,
+    id: i32,
+    found: *mut c_int,
+    out: *mut TqText,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let token = u32::try_from(id).ok().and_then(|id| tokenizer.0.inner.id_to_token(id));
+        *found = token.is_some() as c_int;
+        put_text(out, token.unwrap_or_default());
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_vocab_size(tokenizer: &TqTokenizer, size: *mut i64, error: *mut TqText) -> c_int {
+    guarded(error, || {
+        *size = tokenizer.0.inner.get_vocab_size(true) as i64;
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_stream_new(
+    tokenizer: &TqTokenizer,
+    skip_special: c_int,
+    out: *mut *mut Stream,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        *out = Box::into_raw(Box::new(Stream::new(tokenizer.0.clone(), skip_special != 0)));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_stream_free(stream: *mut Stream) {
+    if !stream.is_null() {
+        drop(Box::from_raw(stream));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_stream_add(stream: &mut Stream, id: i32, out: *mut TqText, error: *mut TqText) -> c_int {
+    guarded(error, || {
+        put_text(out, stream.add(tokenizer::unsigned(id)?)?);
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_stream_finish(stream: &mut Stream, out: *mut TqText, error: *mut TqText) -> c_int {
+    guarded(error, || {
+        put_text(out, stream.finish()?);
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_template_new(
+    source: *const u8,
+    size: usize,
+    out: *mut *mut ChatTemplate,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        *out = Box::into_raw(Box::new(ChatTemplate::new(text(source, size, "the template")?)?));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_template_free(chat: *mut ChatTemplate) {
+    if !chat.is_null() {
+        drop(Box::from_raw(chat));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_template_render(
+    chat: &ChatTemplate,
+    messages: *const u8,
+    messages_size: usize,
+    variables: *const u8,
+    variables_size: usize,
+    bos_token: *const u8,
+    bos_size: usize,
+    eos_token: *const u8,
+    eos_size: usize,
+    add_generation_prompt: c_int,
+    out: *mut TqText,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let messages = text(messages, messages_size, "the chat")?;
+        let variables = text(variables, variables_size, "the template's variables")?;
+        let bos_token = text(bos_token, bos_size, "the begin token")?;
+        let eos_token = text(eos_token, eos_size, "the end token")?;
+        put_text(out, chat.render(messages, variables, bos_token, eos_token, add_generation_prompt != 0)?);
+        Ok(())
+    })
+}
