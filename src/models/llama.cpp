@@ -1,0 +1,54 @@
+#include "models/llama.h"
+
+#include "models/config.h"
+
+namespace turboquant {
+
+LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options)
+    : Model(model_info(checkpoint.config(), checkpoint.path().string()), std::move(ops), options),
+      rope_(checkpoint.config(), info_.attention.head_dim),
+      eps_(config_float_or(checkpoint.config(), checkpoint.path().string(), "rms_norm_eps", 1e-6F)) {
+  Loader loader(checkpoint);
+  embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
+  for (int64_t i = 0; i < info_.n_layers; ++i) {
+    const std::string path = "model.layers." + std::to_string(i);
+    layers_.push_back({loader.vector(path + ".input_layernorm.weight", info_.hidden_size),
+                       Attention::load(loader, path + ".self_attn", info_.hidden_size, info_.attention),
+                       loader.vector(path + ".post_attention_layernorm.weight", info_.hidden_size),
+                       Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size)});
+  }
+  norm_ = loader.vector("model.norm.weight", info_.hidden_size);
+  head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
+}
+
+Tensor LlamaModel::forward(std::span<const SequenceTokens> batch) {
+  std::vector<int32_t> tokens, positions, wanted;
+  std::vector<SequenceRows> sequences;
+  for (const SequenceTokens& sequence : batch) {
+    const int64_t begin = static_cast<int64_t>(tokens.size()), start = sequence.cache->length();
+    const auto count = static_cast<int64_t>(sequence.tokens.size());
+    if (start + count > info_.max_context)
+      throw Error("the text is longer than the model's context of " + std::to_string(info_.max_context) + " tokens");
+    tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
+    for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(start + i));
+    for (int64_t i = sequence.logits_from; i < count; ++i) wanted.push_back(static_cast<int32_t>(begin + i));
+    sequences.push_back({sequence.cache, begin, begin + count});
+    rope_.reserve(start + count);
+  }
+  const Step step{sequences, positions, options_.exact};
+
+  ops_->begin_scope();
+  Tensor x = ops_->embedding(embedding_.weight, embedding_.rotation, tokens);  // [tokens, hidden_size]
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    ops_->begin_scope();
+    x = ops_->add(x, layer.attention.forward(*ops_, ops_->rms_norm(x, layer.input_norm, eps_), step, rope_, i));
+    x = ops_->add(x, layer.mlp.forward(*ops_, ops_->rms_norm(x, layer.post_attention_norm, eps_), options_.exact));
+  }
+  ops_->begin_scope();
+  if (wanted.size() != tokens.size()) x = ops_->gather_rows(x, wanted);
+  if (wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
+  return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
+}
+
+}  // namespace turboquant

@@ -1,0 +1,32 @@
+// Llama and its like: RMS norms, rotary grouped-query attention, SwiGLU, tied or untied head.
+#pragma once
+
+#include "models/model.h"
+#include "nn/attention.h"
+#include "nn/mlp.h"
+
+namespace turboquant {
+
+class LlamaModel final : public Model {
+ public:
+  LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options);
+
+  Tensor forward(std::span<const SequenceTokens> batch) override;
+
+ private:
+  struct Layer {
+    Tensor input_norm;           // model.layers.N.input_layernorm.weight
+    Attention attention;         // model.layers.N.self_attn
+    Tensor post_attention_norm;  // model.layers.N.post_attention_layernorm.weight
+    Mlp mlp;                     // model.layers.N.mlp
+  };
+
+  Linear embedding_;  // model.embed_tokens
+  std::vector<Layer> layers_;
+  Tensor norm_;  // model.norm.weight
+  Linear head_;  // lm_head, or the embedding
+  Rope rope_;
+  float eps_;
+};
+
+}  // namespace turboquant

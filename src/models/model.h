@@ -1,0 +1,65 @@
+// A language model: one forward step for generation, evaluation and serving alike.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/cache.h"
+#include "io/checkpoint.h"
+#include "ops/ops.h"
+
+namespace turboquant {
+
+/// One sequence's part of a step: its next tokens, at the positions behind what its cache remembers.
+struct SequenceTokens {
+  Cache* cache = nullptr;
+  std::span<const int32_t> tokens;
+  int64_t logits_from = 0;  // logits are computed for tokens[logits_from ..]
+};
+
+struct ModelInfo {
+  std::string architecture;  // config.json's model_type
+  int64_t n_layers = 0, hidden_size = 0, intermediate_size = 0, vocab_size = 0, max_context = 0;
+  AttentionShape attention;
+  bool tied_head = false;
+};
+
+struct ModelOptions {
+  bool exact = false;             // fp32 activations instead of int8
+  DType cache_dtype = DType::f16; // of make_cache()
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  /// Logits F32 [rows, vocab_size] of the tokens asked for, sequence by sequence, valid until the next call. Caches
+  /// grow by the tokens. The result of a token does not depend on how a prompt is cut into steps, nor on which other
+  /// sequences are in the step: it is the same to the last bit. Error: a token outside the vocabulary, a position
+  /// beyond max_context.
+  virtual Tensor forward(std::span<const SequenceTokens> batch) = 0;
+
+  const ModelInfo& info() const { return info_; }
+  Ops& ops() { return *ops_; }
+  Cache make_cache() const;
+  /// Bytes of a cache of that many tokens.
+  size_t cache_bytes(int64_t tokens) const;
+
+ protected:
+  Model(ModelInfo info, std::shared_ptr<Ops> ops, ModelOptions options)
+      : info_(std::move(info)), ops_(std::move(ops)), options_(options) {}
+
+  ModelInfo info_;
+  std::shared_ptr<Ops> ops_;
+  ModelOptions options_;
+};
+
+/// The model of a checkpoint, by config.json's model_type. Error: unknown architecture, missing or misshapen tensors.
+std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options = {});
+
+/// What config.json says of a model, without its weights.
+ModelInfo model_info(const nlohmann::json& config, const std::string& where);
+
+}  // namespace turboquant

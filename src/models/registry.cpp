@@ -1,0 +1,75 @@
+// The one table of architectures.
+#include <array>
+#include <cmath>
+
+#include "models/config.h"
+#include "models/llama.h"
+
+namespace turboquant {
+namespace {
+
+template <typename Architecture>
+std::unique_ptr<Model> make(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options) {
+  return std::make_unique<Architecture>(checkpoint, std::move(ops), options);
+}
+
+struct Row {
+  const char* model_type;
+  std::unique_ptr<Model> (*make)(const Checkpoint&, std::shared_ptr<Ops>, const ModelOptions&);
+};
+
+constexpr std::array<Row, 1> kArchitectures{{
+    {"llama", make<LlamaModel>},
+}};
+
+const Row& row_of(const nlohmann::json& config, const std::string& where) {
+  if (!config.contains("model_type") || !config.at("model_type").is_string())
+    throw Error(where + ": config.json has no 'model_type'");
+  const auto type = config.at("model_type").get<std::string>();
+  std::string known;
+  for (const Row& row : kArchitectures) {
+    if (type == row.model_type) return row;
+    known += (known.empty() ? "" : ", ") + std::string(row.model_type);
+  }
+  throw Error(where + ": architecture '" + type + "' is not supported; known are: " + known);
+}
+
+}  // namespace
+
+ModelInfo model_info(const nlohmann::json& config, const std::string& where) {
+  ModelInfo info;
+  info.architecture = row_of(config, where).model_type;
+  info.n_layers = config_integer(config, where, "num_hidden_layers");
+  info.hidden_size = config_integer(config, where, "hidden_size");
+  info.intermediate_size = config_integer(config, where, "intermediate_size");
+  info.vocab_size = config_integer(config, where, "vocab_size");
+  info.max_context = config_integer_or(config, where, "max_position_embeddings", 2048);
+  AttentionShape& attention = info.attention;
+  attention.n_heads = config_integer(config, where, "num_attention_heads");
+  attention.n_kv_heads = config_integer_or(config, where, "num_key_value_heads", attention.n_heads);
+  if (attention.n_heads % attention.n_kv_heads != 0)
+    throw Error(where + ": config.json: num_attention_heads is no multiple of num_key_value_heads");
+  attention.head_dim = config_integer_or(config, where, "head_dim", info.hidden_size / attention.n_heads);
+  attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
+  info.tied_head = config_bool_or(config, where, "tie_word_embeddings", false);
+  if (config.value("hidden_act", std::string("silu")) != "silu")
+    throw Error(where + ": config.json: hidden_act '" + config.at("hidden_act").dump() + "' is not supported; only silu is");
+  return info;
+}
+
+std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options) {
+  return row_of(checkpoint.config(), checkpoint.path().string()).make(checkpoint, std::move(ops), options);
+}
+
+Cache Model::make_cache() const {
+  Cache cache;
+  for (int64_t i = 0; i < info_.n_layers; ++i) cache.layers.push_back(make_full_cache(options_.cache_dtype));
+  return cache;
+}
+
+size_t Model::cache_bytes(int64_t tokens) const {
+  const int64_t page = ops_->page_tokens(), pages = (tokens + page - 1) / page;
+  return static_cast<size_t>(info_.n_layers * pages) * ops_->page_bytes(info_.attention, options_.cache_dtype);
+}
+
+}  // namespace turboquant

@@ -1,0 +1,34 @@
+// Causal self-attention with grouped queries and rotary positions.
+#pragma once
+
+#include "cache/cache.h"
+#include "nn/linear.h"
+#include "nn/rope.h"
+
+namespace turboquant {
+
+/// Where one sequence's tokens lie among the rows of a step, and the caches it writes to.
+struct SequenceRows {
+  Cache* cache = nullptr;
+  int64_t begin = 0, end = 0;
+};
+
+/// What all layers of a step share.
+struct Step {
+  std::span<const SequenceRows> sequences;
+  std::span<const int32_t> positions;  // of every row
+  bool exact = false;                  // no int8 activations
+};
+
+struct Attention {
+  AttentionShape shape;
+  Linear q, k, v, o;
+
+  /// Reads MODULE.q_proj, k_proj, v_proj, o_proj, with their biases if they have any.
+  static Attention load(Loader& loader, const std::string& module, int64_t hidden_size, const AttentionShape& shape);
+
+  /// x F32 [tokens, hidden_size] -> the same shape. `layer` chooses the cache.
+  Tensor forward(Ops& ops, const Tensor& x, const Step& step, const Rope& rope, size_t layer) const;
+};
+
+}  // namespace turboquant

@@ -1,0 +1,149 @@
+#include "nn/linear.h"
+
+#include <cmath>
+
+#include "core/half.h"
+#include "nn/roles.h"
+#include "quant/rotation.h"
+#include "quant/tile.h"
+
+namespace turboquant {
+
+std::vector<Tensor> project(Ops& ops, const Tensor& x, std::initializer_list<const Linear*> layers, bool exact) {
+  std::vector<Tensor> results;
+  std::vector<Projection> projections;
+  const auto* layer = layers.begin();
+  while (layer != layers.end()) {
+    const Rotation& rotation = (*layer)->rotation;
+    bool integers = false;
+    projections.clear();
+    for (; layer != layers.end() && (*layer)->rotation.signs.data<float>() == rotation.signs.data<float>(); ++layer) {
+      projections.push_back({&(*layer)->weight, &(*layer)->bias});
+      integers = integers || (*layer)->weight.kind == Weight::Kind::tiled;
+    }
+    const Activations activations = ops.prepare(x, rotation, exact || !integers);
+    for (Tensor& y : ops.matmul(activations, projections)) results.push_back(std::move(y));
+  }
+  return results;
+}
+
+void Loader::fail(const std::string& tensor, const std::string& why) const {
+  throw Error(checkpoint_.path().string() + ": tensor '" + tensor + "': " + why);
+}
+
+Tensor Loader::read(const std::string& tensor, DType dtype, const Shape& shape) {
+  const TensorInfo* info = checkpoint_.find(tensor);
+  if (info == nullptr) fail(tensor, "missing");
+  if (info->dtype != dtype || info->shape != shape)
+    fail(tensor, std::string(name(info->dtype)) + " " + to_string(info->shape) + ", expected " +
+                     std::string(name(dtype)) + " " + to_string(shape) + " from config.json");
+  return checkpoint_.read(tensor);
+}
+
+Tensor Loader::vector(const std::string& tensor, int64_t length) {
+  const TensorInfo* info = checkpoint_.find(tensor);
+  if (info == nullptr) fail(tensor, "missing");
+  if (!is_float(info->dtype)) fail(tensor, "expected F32, F16 or BF16, got " + std::string(name(info->dtype)));
+  return to_float(read(tensor, info->dtype, {length}));
+}
+
+Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols) {
+  Linear layer;
+  const TensorInfo* info = checkpoint_.find(module + ".weight");
+  if (info == nullptr) fail(module + ".weight", "missing");
+  if (info->dtype == DType::u8) {
+    layer.weight = tiled(module, rows, cols);
+    layer.rotation = rotation(input_site(module) + ".signs", cols);
+  } else if (info->dtype == DType::u32) {
+    layer.weight = packed(module, rows, cols);
+    if (layer.weight.kind == Weight::Kind::grouped) layer.rotation = rotation(module + ".signs", cols);
+  } else {
+    layer.weight = dense(module, rows, cols);
+  }
+  if (has(module + ".bias")) layer.bias = vector(module + ".bias", rows);
+  return layer;
+}
+
+Weight Loader::dense(const std::string& module, int64_t rows, int64_t cols) {
+  const TensorInfo* info = checkpoint_.find(module + ".weight");
+  if (!is_float(info->dtype))
+    fail(module + ".weight", std::string(name(info->dtype)) + " is no type of weights; expected F32, F16 or BF16");
+  Weight weight;
+  weight.rows = rows;
+  weight.cols = cols;
+  weight.bits = static_cast<int>(8 * item_size(info->dtype));
+  weight.data = read(module + ".weight", info->dtype, {rows, cols});
+  return weight;
+}
+
+Weight Loader::tiled(const std::string& module, int64_t rows, int64_t cols) {
+  const TensorInfo* info = checkpoint_.find(module + ".weight");
+  Weight weight;
+  weight.kind = Weight::Kind::tiled;
+  weight.rows = rows;
+  weight.cols = cols;
+  weight.bits = 0;
+  for (const int bits : {2, 3, 4, 8})
+    if (info->shape.rank() == 3 && info->shape.back() == block_bytes(bits)) weight.bits = bits;
+  if (weight.bits == 0) fail(module + ".weight", to_string(info->shape) + " is no block layout of 2, 3, 4 or 8 bits");
+  weight.data = read(module + ".weight", DType::u8, {tile_count(rows), cols / kGroup, block_bytes(weight.bits)});
+  weight.scales = read(module + ".scales", DType::f16, {rows});
+  for (int64_t r = 0; r < rows; ++r)
+    if (!std::isfinite(half_to_float(weight.scales.data<uint16_t>()[r]))) fail(module + ".scales", "contains NaN or Inf");
+  return weight;
+}
+
+// The original's files (with a codebook) and MLX's affine ones (with biases).
+Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
+  const TensorInfo* info = checkpoint_.find(module + ".weight");
+  const TensorInfo* scales = checkpoint_.find(module + ".scales");
+  const TensorInfo* codebook = checkpoint_.find(module + ".codebook");
+  if (scales == nullptr) fail(module + ".scales", "missing");
+  if (info->shape.rank() != 2 || scales->shape.rank() != 2 || scales->shape.back() < 1 || cols % scales->shape.back() != 0)
+    fail(module + ".scales", to_string(scales->shape) + " does not divide rows of " + std::to_string(cols));
+  if (has(module + ".qjl_packed"))
+    fail(module + ".qjl_packed", "QJL residuals are not supported; convert the source model again without --use-qjl");
+  Weight weight;
+  weight.rows = rows;
+  weight.cols = cols;
+  weight.group_size = static_cast<int>(cols / scales->shape.back());
+  if (codebook != nullptr) {
+    weight.kind = Weight::Kind::grouped;
+    for (const int bits : {2, 3, 4})
+      if (codebook->shape == Shape{1 << bits}) weight.bits = bits;
+    if (weight.bits == 16) fail(module + ".codebook", to_string(codebook->shape) + " is no codebook of 2, 3 or 4 bits");
+    const int per_word = 32 / weight.bits;
+    weight.data = read(module + ".weight", DType::u32, {rows, (cols + per_word - 1) / per_word});
+    weight.scales = read(module + ".scales", DType::f16, {rows, scales->shape.back()});
+    weight.codebook = read(module + ".codebook", DType::f16, {1 << weight.bits});
+    return weight;
+  }
+  weight.kind = Weight::Kind::affine;
+  weight.bits = static_cast<int>(32 * info->shape.back() / cols);
+  if (weight.bits < 2 || weight.bits > 8) fail(module + ".weight", to_string(info->shape) + " is no affine layout of 2 to 8 bits");
+  weight.data = read(module + ".weight", DType::u32, {rows, cols * weight.bits / 32});
+  weight.scales = read(module + ".scales", scales->dtype, {rows, scales->shape.back()});
+  weight.biases = read(module + ".biases", scales->dtype, {rows, scales->shape.back()});
+  return weight;
+}
+
+Rotation Loader::rotation(const std::string& tensor, int64_t width) {
+  const auto known = rotations_.find(tensor);
+  if (known != rotations_.end()) return known->second;
+  Rotation rotation;
+  if (const TensorInfo* info = checkpoint_.find(tensor)) {
+    rotation.block = hadamard_block(width);
+    if (info->dtype == DType::i8) {
+      const Tensor stored = read(tensor, DType::i8, {width});
+      rotation.signs = Tensor::zeros(DType::f32, {width});
+      for (int64_t i = 0; i < width; ++i) rotation.signs.data<float>()[i] = stored.data<int8_t>()[i];
+    } else {
+      rotation.signs = vector(tensor, width);
+    }
+    for (int64_t i = 0; i < width; ++i)
+      if (std::abs(rotation.signs.data<float>()[i]) != 1.0F) fail(tensor, "signs must be +1 or -1");
+  }
+  return rotations_[tensor] = rotation;
+}
+
+}  // namespace turboquant

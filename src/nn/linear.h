@@ -1,0 +1,49 @@
+// Linear layers and their loading, whatever format a checkpoint stores them in.
+#pragma once
+
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "ops/ops.h"
+#include "quant/weight.h"
+
+namespace turboquant {
+
+struct Linear {
+  Weight weight;
+  Rotation rotation;  // of its input
+  Tensor bias;        // F32 [rows], or empty
+};
+
+/// y = x W^T + b of layers that read the same x, F32 [tokens, width]. It is rotated and quantized once for all layers in
+/// a row that share a rotation (in the original's files each layer has its own). `exact`: no int8.
+std::vector<Tensor> project(Ops& ops, const Tensor& x, std::initializer_list<const Linear*> layers, bool exact);
+
+/// Reads the parts of a model from a checkpoint and checks their shapes: an Error names the tensor and both shapes.
+class Loader {
+ public:
+  explicit Loader(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+
+  /// `module`: the tensor's name without ".weight". The bias is taken if there is one.
+  Linear linear(const std::string& module, int64_t rows, int64_t cols);
+  /// A vector as F32, such as a norm's weight.
+  Tensor vector(const std::string& tensor, int64_t length);
+  bool has(const std::string& tensor) const { return checkpoint_.find(tensor) != nullptr; }
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+
+ private:
+  Weight dense(const std::string& module, int64_t rows, int64_t cols);
+  Weight tiled(const std::string& module, int64_t rows, int64_t cols);
+  Weight packed(const std::string& module, int64_t rows, int64_t cols);
+  Rotation rotation(const std::string& tensor, int64_t width);
+  Tensor read(const std::string& tensor, DType dtype, const Shape& shape);
+  [[noreturn]] void fail(const std::string& tensor, const std::string& why) const;
+
+  const Checkpoint& checkpoint_;
+  std::map<std::string, Rotation> rotations_;  // one an input
+};
+
+}  // namespace turboquant

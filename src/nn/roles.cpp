@@ -1,0 +1,48 @@
+#include "nn/roles.h"
+
+#include <array>
+
+namespace turboquant {
+namespace {
+
+struct Row {
+  std::string_view layer;  // last part of the module's name
+  std::string_view input;  // last part of its input's name
+};
+
+constexpr std::array<Row, 7> kLinears{{
+    {"q_proj", "qkv"},
+    {"k_proj", "qkv"},
+    {"v_proj", "qkv"},
+    {"o_proj", "o_proj"},
+    {"gate_proj", "gate_up"},
+    {"up_proj", "gate_up"},
+    {"down_proj", "down_proj"},
+}};
+
+std::string_view last_part(std::string_view path) { return path.substr(path.rfind('.') + 1); }
+
+}  // namespace
+
+std::string_view module_of(std::string_view tensor) {
+  constexpr std::string_view kSuffix = ".weight";
+  return tensor.ends_with(kSuffix) ? tensor.substr(0, tensor.size() - kSuffix.size()) : std::string_view();
+}
+
+Role role_of(std::string_view tensor) {
+  const std::string_view module = module_of(tensor), layer = last_part(module);
+  if (layer == "embed_tokens") return Role::embedding;
+  if (layer == "lm_head") return Role::head;
+  for (const Row& row : kLinears)
+    if (row.layer == layer) return Role::linear;
+  return Role::other;
+}
+
+std::string input_site(std::string_view module) {
+  const std::string_view layer = last_part(module);
+  for (const Row& row : kLinears)
+    if (row.layer == layer) return std::string(module.substr(0, module.size() - layer.size())) + std::string(row.input);
+  return std::string(module);
+}
+
+}  // namespace turboquant

@@ -1,0 +1,26 @@
+// The small table of roles: what conversion must know of an architecture. Which tensors are matrices that a product
+// reads, which of them read the same input (and share its rotation), which stay as they are.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace turboquant {
+
+enum class Role {
+  linear,     // compressed
+  embedding,  // token embedding; also the head where they are tied
+  head,       // an untied output head
+  other,      // norms, biases: kept as they are
+};
+
+/// The role of a tensor by its Hugging Face name.
+Role role_of(std::string_view tensor);
+
+/// "model.layers.0.self_attn.q_proj" of "model.layers.0.self_attn.q_proj.weight"; empty if the name is no weight's.
+std::string_view module_of(std::string_view tensor);
+
+/// The name of the input that a linear layer reads: the same for q, k and v, and for gate and up.
+std::string input_site(std::string_view module);
+
+}  // namespace turboquant

@@ -1,0 +1,29 @@
+// Rotary position embedding: frequencies from config.json, cosines and sines of the positions in use.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "ops/ops.h"
+
+namespace turboquant {
+
+class Rope {
+ public:
+  /// `config` is a model's config.json: rope_theta and rope_scaling, or both in rope_parameters. Types: default,
+  /// linear, llama3. Anything else is an Error.
+  Rope(const nlohmann::json& config, int64_t head_dim);
+
+  /// Rotates the heads of x, F32 [tokens, heads * head_dim]. reserve() has seen the positions.
+  Tensor apply(Ops& ops, const Tensor& x, std::span<const int32_t> positions) const {
+    return ops.rope(x, cos_, sin_, positions);
+  }
+  /// Makes the tables long enough for positions below `length`.
+  void reserve(int64_t length);
+
+ private:
+  std::vector<double> frequencies_;  // [head_dim / 2]
+  Tensor cos_, sin_;                 // F32 [positions, head_dim / 2]
+};
+
+}  // namespace turboquant

@@ -1,0 +1,134 @@
+// Attention of the CPU backend over pages of full-precision keys and values.
+//
+// A page holds, for each KV head, keys [kPageTokens / 16][head_dim][16] and then values [kPageTokens][head_dim]. Each
+// page gives every query row a result of its own, and the results are merged in page order: the same additions whether
+// one thread walks the pages of a row (prefill) or the threads share them (decode).
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/half.h"
+#include "ops/cpu/cpu_ops.h"
+
+namespace turboquant {
+namespace {
+
+// What one (row, page) pair leaves behind: maximum, sum, then the values, in this many floats.
+int64_t result_floats(int64_t head_dim) { return head_dim + kKeyLanes; }
+
+void store(DType dtype, std::byte* base, int64_t index, float value) {
+  if (dtype == DType::f32)
+    reinterpret_cast<float*>(base)[index] = value;
+  else
+    reinterpret_cast<uint16_t*>(base)[index] = float_to_half(value);
+}
+
+}  // namespace
+
+size_t CpuOps::page_bytes(const AttentionShape& shape, DType dtype) const {
+  return static_cast<size_t>(2 * shape.n_kv_heads * kPageTokens * shape.head_dim) * item_size(dtype);
+}
+
+void CpuOps::append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) {
+  const int64_t dim = shape.head_dim, width = shape.n_kv_heads * dim;
+  if (cache.dtype != DType::f16 && cache.dtype != DType::f32) throw Error("append_kv: a cache is F16 or F32");
+  if (dim % kKeyLanes != 0)
+    throw Error("attention heads of " + std::to_string(dim) + " are not supported: head_dim must be a multiple of " +
+                std::to_string(kKeyLanes));
+  const size_t head_bytes = static_cast<size_t>(kPageTokens * dim) * item_size(cache.dtype);
+  pool_.parallel_for(keys.dim(0), std::max<int64_t>(1, 2048 / width), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t position = cache.length + i, token = position % kPageTokens;
+      std::byte* page = cache.pages[static_cast<size_t>(position / kPageTokens)];
+      for (int64_t h = 0; h < shape.n_kv_heads; ++h) {
+        std::byte* key_base = page + static_cast<size_t>(2 * h) * head_bytes;
+        std::byte* value_base = key_base + head_bytes;
+        const float* k = keys.data<float>() + i * width + h * dim;
+        const float* v = values.data<float>() + i * width + h * dim;
+        for (int64_t d = 0; d < dim; ++d) {
+          store(cache.dtype, key_base, (token / kKeyLanes * dim + d) * kKeyLanes + token % kKeyLanes, k[d]);
+          store(cache.dtype, value_base, token * dim + d, v[d]);
+        }
+      }
+    }
+  });
+}
+
+void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) {
+  const int64_t tokens = queries.dim(0), dim = shape.head_dim, group = shape.n_heads / shape.n_kv_heads;
+  const int64_t rows = tokens * group;  // of one KV head; row = token * group + head in the group
+  const int64_t first_position = cache.length - tokens;
+  const int64_t pages = (cache.length + kPageTokens - 1) / kPageTokens;
+  const int64_t floats = result_floats(dim);
+  const size_t head_bytes = static_cast<size_t>(kPageTokens * dim) * item_size(cache.dtype);
+  const auto attend = cache.dtype == DType::f16 ? kernels_.attend_page_f16 : kernels_.attend_page_f32;
+  const auto offset = [&](int64_t head, int64_t row) {
+    return row / group * shape.n_heads * dim + (head * group + row % group) * dim;
+  };
+  // Rows [first, first + count) of a KV head over one page, results at `results`.
+  const auto one_page = [&](int64_t head, int64_t first, int64_t count, int64_t page, float* results) {
+    std::array<const float*, kAttendRows> q{};
+    std::array<int64_t, kAttendRows> limit{};
+    std::array<float, kAttendRows> maximum{}, sum{};
+    std::array<float*, kAttendRows> values{};
+    for (int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<size_t>(i);
+      q[at] = queries.data<float>() + offset(head, first + i);
+      const int64_t visible = first_position + (first + i) / group + 1 - page * kPageTokens;
+      limit[at] = std::clamp<int64_t>(visible, 0, kPageTokens);
+      values[at] = results + i * floats + kKeyLanes;
+    }
+    const std::byte* base = cache.pages[static_cast<size_t>(page)] + static_cast<size_t>(2 * head) * head_bytes;
+    attend({base, base + head_bytes, dim, shape.scale, count, q.data(), limit.data(), maximum.data(), sum.data(),
+            values.data()});
+    for (int64_t i = 0; i < count; ++i) {
+      results[i * floats] = maximum[static_cast<size_t>(i)];
+      results[i * floats + 1] = sum[static_cast<size_t>(i)];
+    }
+  };
+  const auto merge = [&](float* total, const float* part) {
+    kernels_.attend_merge(total, total + 1, total + kKeyLanes, part[0], part[1], part + kKeyLanes, dim);
+  };
+  const auto start = [&](float* total) {
+    std::fill(total, total + floats, 0.0F);
+    total[0] = kNoScore;
+  };
+  const auto finish = [&](int64_t head, int64_t row, const float* total) {
+    float* o = out.data<float>() + offset(head, row);
+    for (int64_t d = 0; d < dim; ++d) o[d] = total[kKeyLanes + d] / total[1];
+  };
+
+  if (rows <= kAttendRows && pages > 1) {  // decode: the threads share the pages of a head
+    Tensor parts = arena_.allocate(DType::f32, {shape.n_kv_heads, pages, rows, floats});
+    const auto part = [&](int64_t head, int64_t page) {
+      return parts.data<float>() + (head * pages + page) * rows * floats;
+    };
+    pool_.parallel_for(shape.n_kv_heads * pages, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) one_page(i / pages, 0, rows, i % pages, part(i / pages, i % pages));
+    });
+    std::vector<float> total(static_cast<size_t>(floats));
+    for (int64_t head = 0; head < shape.n_kv_heads; ++head)
+      for (int64_t row = 0; row < rows; ++row) {
+        start(total.data());
+        for (int64_t page = 0; page < pages; ++page) merge(total.data(), part(head, page) + row * floats);
+        finish(head, row, total.data());
+      }
+    return;
+  }
+  const int64_t pieces = (rows + kAttendRows - 1) / kAttendRows;
+  pool_.parallel_for(shape.n_kv_heads * pieces, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> total(static_cast<size_t>(kAttendRows * floats)), part(total.size());
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t head = i / pieces, first = i % pieces * kAttendRows, count = std::min<int64_t>(kAttendRows, rows - first);
+      for (int64_t row = 0; row < count; ++row) start(total.data() + row * floats);
+      const int64_t seen = first_position + (first + count - 1) / group + 1;
+      for (int64_t page = 0; page * kPageTokens < seen; ++page) {
+        one_page(head, first, count, page, part.data());
+        for (int64_t row = 0; row < count; ++row) merge(total.data() + row * floats, part.data() + row * floats);
+      }
+      for (int64_t row = 0; row < count; ++row) finish(head, first + row, total.data() + row * floats);
+    }
+  });
+}
+
+}  // namespace turboquant

@@ -1,0 +1,153 @@
+#include "ops/cpu/cpu_ops.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/half.h"
+#include "quant/rotation.h"
+
+namespace turboquant {
+namespace {
+
+void expect(const Tensor& x, DType dtype, size_t rank, const char* op, const char* what) {
+  if (x.dtype() != dtype || x.shape().rank() != rank)
+    throw Error(std::string(op) + ": " + what + " must be " + std::string(name(dtype)) + " of rank " +
+                std::to_string(rank) + ", got " + std::string(name(x.dtype())) + " " + to_string(x.shape()));
+}
+
+void expect_equal(int64_t given, int64_t expected, const char* op, const char* what) {
+  if (given != expected)
+    throw Error(std::string(op) + ": " + what + " is " + std::to_string(given) + ", expected " + std::to_string(expected));
+}
+
+// Rows of F32 [tokens, width] are worth a thread from about this many elements on.
+constexpr int64_t kElementsPerTask = 4096;
+
+int64_t rows_per_task(int64_t width) { return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(width, 1)); }
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cpu_ops(std::shared_ptr<ThreadPool> pool) {
+  return std::make_unique<CpuOps>(std::move(pool), cpu_level());
+}
+
+Tensor CpuOps::embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) {
+  const auto tokens = static_cast<int64_t>(ids.size());
+  Tensor out = arena_.allocate(DType::f32, {tokens, table.cols});
+  for (const int32_t id : ids)
+    if (id < 0 || id >= table.rows)
+      throw Error("token " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(table.rows));
+  pool_.parallel_for(tokens, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* row = out.data<float>() + t * table.cols;
+      decode_rows(table, ids[static_cast<size_t>(t)], ids[static_cast<size_t>(t)] + 1, row);
+      if (rotation) rotate_inverse(rotation, row, row);
+    }
+  });
+  return out;
+}
+
+Tensor CpuOps::rms_norm(const Tensor& x, const Tensor& weight, float eps) {
+  expect(x, DType::f32, 2, "rms_norm", "x");
+  expect(weight, DType::f32, 1, "rms_norm", "weight");
+  const int64_t width = x.dim(1);
+  expect_equal(weight.dim(0), width, "rms_norm", "length of weight");
+  Tensor out = arena_.allocate(DType::f32, x.shape());
+  pool_.parallel_for(x.dim(0), rows_per_task(width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      kernels_.rms_norm(x.data<float>() + t * width, weight.data<float>(), width, eps, out.data<float>() + t * width);
+  });
+  return out;
+}
+
+Activations CpuOps::prepare(const Tensor& x, const Rotation& rotation, bool exact) {
+  expect(x, DType::f32, 2, "prepare", "x");
+  Activations result;
+  result.tokens = x.dim(0);
+  result.width = x.dim(1);
+  if (rotation) expect_equal(rotation.signs.dim(0), result.width, "prepare", "width of the rotation");
+  result.x = rotation ? arena_.allocate(DType::f32, x.shape()) : x;
+  if (!exact) {
+    // One token lies as it is; several lie in panels of kTokenPanel, [width / 4][kTokenPanel][4], the last panel padded.
+    const int64_t panels = result.tokens == 1 ? 1 : (result.tokens + kTokenPanel - 1) / kTokenPanel;
+    result.q = arena_.allocate(DType::i8, {panels * (result.tokens == 1 ? 1 : kTokenPanel), result.width});
+    result.scale = arena_.allocate(DType::f32, {result.tokens});
+    result.sum = arena_.allocate(DType::i32, {result.tokens});
+  }
+  pool_.parallel_for(result.tokens, rows_per_task(result.width), [&](int64_t begin, int64_t end) {
+    std::vector<int8_t> row(exact || result.tokens == 1 ? 0 : static_cast<size_t>(result.width));
+    for (int64_t t = begin; t < end; ++t) {
+      float* rotated = result.x.data<float>() + t * result.width;
+      if (rotation) rotate(rotation, x.data<float>() + t * result.width, rotated);
+      if (exact) continue;
+      int8_t* q = result.tokens == 1 ? result.q.data<int8_t>() : row.data();
+      kernels_.quantize(rotated, result.width, q, result.scale.data<float>() + t, result.sum.data<int32_t>() + t);
+      if (result.tokens == 1) continue;
+      int8_t* panel = result.q.data<int8_t>() + t / kTokenPanel * kTokenPanel * result.width + t % kTokenPanel * 4;
+      for (int64_t k = 0; k < result.width; k += 4) std::memcpy(panel + k * kTokenPanel, row.data() + k, 4);
+    }
+  });
+  return result;
+}
+
+Tensor CpuOps::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions) {
+  expect(x, DType::f32, 2, "rope", "x");
+  expect(cos, DType::f32, 2, "rope", "cos");
+  expect_equal(static_cast<int64_t>(positions.size()), x.dim(0), "rope", "number of positions");
+  const int64_t half = cos.dim(1), heads = x.dim(1) / (2 * half);
+  expect_equal(heads * 2 * half, x.dim(1), "rope", "width of whole heads");
+  Tensor out = arena_.allocate(DType::f32, x.shape());
+  pool_.parallel_for(x.dim(0), rows_per_task(x.dim(1)), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t row = positions[static_cast<size_t>(t)] * half;
+      kernels_.rope(x.data<float>() + t * x.dim(1), cos.data<float>() + row, sin.data<float>() + row, heads, 2 * half,
+                    out.data<float>() + t * x.dim(1));
+    }
+  });
+  return out;
+}
+
+Tensor CpuOps::swiglu(const Tensor& gate, const Tensor& up) {
+  expect(gate, DType::f32, 2, "swiglu", "gate");
+  expect(up, DType::f32, 2, "swiglu", "up");
+  expect_equal(up.elements(), gate.elements(), "swiglu", "number of elements of up");
+  Tensor out = arena_.allocate(DType::f32, gate.shape());
+  pool_.parallel_for(gate.elements(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    kernels_.swiglu(gate.data<float>() + begin, up.data<float>() + begin, end - begin, out.data<float>() + begin);
+  });
+  return out;
+}
+
+Tensor CpuOps::add(const Tensor& a, const Tensor& b) {
+  expect(a, DType::f32, 2, "add", "a");
+  expect(b, DType::f32, 2, "add", "b");
+  expect_equal(b.elements(), a.elements(), "add", "number of elements of b");
+  Tensor out = arena_.allocate(DType::f32, a.shape());
+  pool_.parallel_for(a.elements(), 4 * kElementsPerTask, [&](int64_t begin, int64_t end) {
+    kernels_.add(a.data<float>() + begin, b.data<float>() + begin, end - begin, out.data<float>() + begin);
+  });
+  return out;
+}
+
+Tensor CpuOps::gather_rows(const Tensor& x, std::span<const int32_t> rows) {
+  expect(x, DType::f32, 2, "gather_rows", "x");
+  const int64_t width = x.dim(1);
+  Tensor out = arena_.allocate(DType::f32, {static_cast<int64_t>(rows.size()), width});
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::memcpy(out.data<float>() + static_cast<int64_t>(i) * width, x.data<float>() + rows[i] * width,
+                static_cast<size_t>(width) * sizeof(float));
+  return out;
+}
+
+Tensor CpuOps::softmax(const Tensor& x) {
+  expect(x, DType::f32, 2, "softmax", "x");
+  const int64_t width = x.dim(1);
+  Tensor out = arena_.allocate(DType::f32, x.shape());
+  pool_.parallel_for(x.dim(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      kernels_.softmax(x.data<float>() + t * width, width, out.data<float>() + t * width);
+  });
+  return out;
+}
+
+}  // namespace turboquant

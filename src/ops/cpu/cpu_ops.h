@@ -1,0 +1,49 @@
+// The CPU backend: validates, splits work over the threads, calls the kernels.
+#pragma once
+
+#include "core/thread_pool.h"
+#include "ops/cpu/arena.h"
+#include "ops/cpu/kernels.h"
+#include "ops/ops.h"
+
+namespace turboquant {
+
+class CpuOps final : public Ops {
+ public:
+  /// `level`: kernels of that instruction set; the processor must have it.
+  CpuOps(std::shared_ptr<ThreadPool> pool, CpuLevel level)
+      : kernels_(kernels(level)), shared_pool_(std::move(pool)), pool_(*shared_pool_) {}
+
+  void begin_scope() override { arena_.begin_scope(); }
+  Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) override;
+  Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps) override;
+  Activations prepare(const Tensor& x, const Rotation& rotation, bool exact) override;
+  std::vector<Tensor> matmul(const Activations& x, std::span<const Projection> projections) override;
+  Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions) override;
+  Tensor swiglu(const Tensor& gate, const Tensor& up) override;
+  Tensor add(const Tensor& a, const Tensor& b) override;
+  Tensor gather_rows(const Tensor& x, std::span<const int32_t> rows) override;
+  Tensor softmax(const Tensor& x) override;
+  Tensor empty(DType dtype, Shape shape) override { return arena_.allocate(dtype, shape); }
+
+  int64_t page_tokens() const override { return kPageTokens; }
+  size_t page_bytes(const AttentionShape& shape, DType dtype) const override;
+  void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) override;
+  void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) override;
+
+ private:
+  struct Product;  // one projection of a matmul: where its tiles begin among all
+
+  void tiled_dot(const Activations& x, const Product& product, int64_t tile) const;
+  void tiled_panels(const Activations& x, const Product& product, int64_t tile, std::vector<uint8_t>& panels,
+                    std::vector<int32_t>& sums) const;
+  void floating(const Activations& x, const Product& product, int64_t tile, std::vector<float>& rows) const;
+  void finish_tile(const Activations& x, const Product& product, int64_t tile, int64_t token, const int32_t* sums) const;
+
+  const Kernels& kernels_;
+  std::shared_ptr<ThreadPool> shared_pool_;
+  ThreadPool& pool_;
+  Arena arena_;
+};
+
+}  // namespace turboquant

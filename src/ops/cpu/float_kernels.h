@@ -1,0 +1,294 @@
+// The floating-point kernels over core/simd.h, compiled once for AVX2 and once for AVX-512.
+#pragma once
+
+#include "core/simd.h"
+#include "ops/cpu/kernels.h"
+
+namespace turboquant {
+namespace {
+
+constexpr int64_t kWidth = Floats::kWidth;
+
+void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
+  Floats squares = Floats::zero();
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Floats v = Floats::load(x + i);
+    squares = fma(v, v, squares);
+  }
+  if (i < n) {
+    const Floats v = load_first(x + i, n - i);
+    squares = fma(v, v, squares);
+  }
+  const float scale = 1.0F / __builtin_sqrtf(squares.sum() / static_cast<float>(n) + eps);
+  const Floats s = Floats::all(scale);
+  for (i = 0; i + kWidth <= n; i += kWidth) (Floats::load(x + i) * s * Floats::load(weight + i)).store(out + i);
+  if (i < n) store_first(load_first(x + i, n - i) * s * load_first(weight + i, n - i), out + i, n - i);
+}
+
+inline Floats silu_times(Floats gate, Floats up) {
+  return gate / (Floats::all(1.0F) + exp(Floats::zero() - gate)) * up;
+}
+
+void swiglu(const float* gate, const float* up, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) silu_times(Floats::load(gate + i), Floats::load(up + i)).store(out + i);
+  if (i < n) store_first(silu_times(load_first(gate + i, n - i), load_first(up + i, n - i)), out + i, n - i);
+}
+
+void add(const float* a, const float* b, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) (Floats::load(a + i) + Floats::load(b + i)).store(out + i);
+  for (; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+void rope(const float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, float* out) {
+  const int64_t half = head_dim / 2;
+  for (int64_t h = 0; h < heads; ++h, x += head_dim, out += head_dim) {
+    int64_t i = 0;
+    for (; i + kWidth <= half; i += kWidth) {
+      const Floats a = Floats::load(x + i), b = Floats::load(x + half + i);
+      const Floats c = Floats::load(cos + i), s = Floats::load(sin + i);
+      (a * c - b * s).store(out + i);
+      (b * c + a * s).store(out + half + i);
+    }
+    for (; i < half; ++i) {
+      const float a = x[i], b = x[half + i];
+      out[i] = a * cos[i] - b * sin[i];
+      out[half + i] = b * cos[i] + a * sin[i];
+    }
+  }
+}
+
+void softmax(const float* x, int64_t n, float* out) {
+  float largest = x[0];
+  int64_t i = 0;
+  if (n >= kWidth) {
+    Floats m = Floats::load(x);
+    for (i = kWidth; i + kWidth <= n; i += kWidth) m = max(m, Floats::load(x + i));
+    largest = m.largest();
+  }
+  for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  const Floats m = Floats::all(largest);
+  Floats total = Floats::zero();
+  for (i = 0; i + kWidth <= n; i += kWidth) {
+    const Floats e = exp(Floats::load(x + i) - m);
+    e.store(out + i);
+    total = total + e;
+  }
+  if (i < n) {
+    const Floats e = exp(load_first(x + i, n - i) - m).keep_first(static_cast<int>(n - i), Floats::zero());
+    store_first(e, out + i, n - i);
+    total = total + e;
+  }
+  const Floats inverse = Floats::all(1.0F / total.sum());
+  for (i = 0; i + kWidth <= n; i += kWidth) (Floats::load(out + i) * inverse).store(out + i);
+  if (i < n) store_first(load_first(out + i, n - i) * inverse, out + i, n - i);
+}
+
+void quantize(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum) {
+  Floats m = Floats::zero();
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) m = max(m, Floats::load(x + i).abs());
+  if (i < n) m = max(m, load_first(x + i, n - i).abs());
+  const float largest = m.largest();
+  *scale = largest / 127.0F;
+  const Floats inverse = Floats::all(largest > 0 ? 127.0F / largest : 0.0F);
+  Floats total = Floats::zero();  // whole numbers below 2^24: exact
+  for (i = 0; i + kWidth <= n; i += kWidth) {
+    const Floats r = (Floats::load(x + i) * inverse).round();
+    r.store_int8(q + i);
+    total = total + r;
+  }
+  if (i < n) {
+    const Floats r = (load_first(x + i, n - i) * inverse).round();
+    alignas(64) int8_t buffer[16];
+    r.store_int8(buffer);
+    for (int64_t k = 0; i + k < n; ++k) q[i + k] = buffer[k];
+    total = total + r;
+  }
+  *sum = static_cast<int32_t>(total.sum());
+}
+
+// ---------------------------------------------------------------- dense products
+struct LoadF32 {
+  using Type = float;
+  static Floats load(const float* p) { return Floats::load(p); }
+  static Floats load_first(const float* p, int64_t n) { return turboquant::load_first(p, n); }
+};
+struct LoadF16 {
+  using Type = uint16_t;
+  static Floats load(const uint16_t* p) { return Floats::load_half(p); }
+  static Floats load_first(const uint16_t* p, int64_t n) {
+    alignas(64) uint16_t buffer[kWidth] = {};
+    for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
+    return Floats::load_half(buffer);
+  }
+};
+struct LoadBF16 {
+  using Type = uint16_t;
+  static Floats load(const uint16_t* p) { return Floats::load_bfloat(p); }
+  static Floats load_first(const uint16_t* p, int64_t n) {
+    alignas(64) uint16_t buffer[kWidth] = {};
+    for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
+    return Floats::load_bfloat(buffer);
+  }
+};
+
+template <typename Load, int kRows, int kTokens>
+void dense_block(const typename Load::Type* weight, int64_t cols, const float* x, float* out, int64_t out_stride) {
+  Floats acc[kRows][kTokens];
+  for (int r = 0; r < kRows; ++r)
+    for (int t = 0; t < kTokens; ++t) acc[r][t] = Floats::zero();
+  int64_t k = 0;
+  for (; k + kWidth <= cols; k += kWidth) {
+    Floats w[kRows];
+    for (int r = 0; r < kRows; ++r) w[r] = Load::load(weight + r * cols + k);
+    for (int t = 0; t < kTokens; ++t) {
+      const Floats v = Floats::load(x + t * cols + k);
+      for (int r = 0; r < kRows; ++r) acc[r][t] = fma(w[r], v, acc[r][t]);
+    }
+  }
+  if (k < cols)
+    for (int t = 0; t < kTokens; ++t) {
+      const Floats v = load_first(x + t * cols + k, cols - k);
+      for (int r = 0; r < kRows; ++r)
+        acc[r][t] = fma(Load::load_first(weight + r * cols + k, cols - k), v, acc[r][t]);
+    }
+  for (int t = 0; t < kTokens; ++t)
+    for (int r = 0; r < kRows; ++r) out[t * out_stride + r] = acc[r][t].sum();
+}
+
+template <typename Load, int kTokens>
+void dense_tokens(const typename Load::Type* weight, int64_t rows, int64_t cols, const float* x, float* out,
+                  int64_t out_stride) {
+  constexpr int kRows = Floats::kRegisters == 32 ? 4 : 2;
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    dense_block<Load, kRows, kTokens>(weight + r * cols, cols, x, out + r, out_stride);
+  for (; r < rows; ++r) dense_block<Load, 1, kTokens>(weight + r * cols, cols, x, out + r, out_stride);
+}
+
+template <typename Load>
+void dense(const void* weight, int64_t rows, int64_t cols, const float* x, int64_t tokens, float* out,
+           int64_t out_stride) {
+  constexpr int kTokens = Floats::kRegisters == 32 ? 6 : 4;
+  const auto* w = static_cast<const typename Load::Type*>(weight);
+  int64_t t = 0;
+  for (; t + kTokens <= tokens; t += kTokens)
+    dense_tokens<Load, kTokens>(w, rows, cols, x + t * cols, out + t * out_stride, out_stride);
+  for (; t < tokens; ++t) dense_tokens<Load, 1>(w, rows, cols, x + t * cols, out + t * out_stride, out_stride);
+}
+
+// ---------------------------------------------------------------- attention
+// Scores of 16 tokens are one vector (AVX2: two) and are summed over the coordinates in order; a block of 64 tokens
+// updates the running maximum once. Blocks lie at fixed places of the context, and tokens that a row may not see add
+// exact zeros, so a row's result does not depend on the rows beside it or on how the prompt was cut.
+constexpr int kBlockTokens = 64;
+
+/// e^(before - after), 0 where there was nothing before.
+inline float exp_difference(float before, float after) {
+  if (before <= kNoScore) return 0.0F;
+  alignas(64) float result[kWidth];
+  exp(Floats::all(before - after)).store(result);
+  return result[0];
+}
+
+template <typename Load, int kRows>
+void attend_rows(const AttendPage& page, int first) {
+  using Type = typename Load::Type;
+  constexpr int kVectors = kBlockTokens / kWidth;
+  constexpr int kLaneVectors = kKeyLanes / kWidth;
+  const auto* keys = static_cast<const Type*>(page.keys);
+  const auto* values = static_cast<const Type*>(page.values);
+  const int64_t dim = page.head_dim;
+  int64_t longest = 0;
+  for (int r = 0; r < kRows; ++r) {
+    page.maximum[first + r] = kNoScore;
+    page.sum[first + r] = 0;
+    for (int64_t d = 0; d < dim; d += kWidth) Floats::zero().store(page.values_sum[first + r] + d);
+  }
+  for (int r = 0; r < kRows; ++r) longest = page.limit[first + r] > longest ? page.limit[first + r] : longest;
+
+  for (int64_t begin = 0; begin < longest; begin += kBlockTokens) {
+    alignas(64) float p[kRows][kBlockTokens];
+    for (int64_t lanes = 0; lanes < kBlockTokens && begin + lanes < longest; lanes += kKeyLanes) {
+      Floats score[kRows][kLaneVectors];
+      for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kLaneVectors; ++v) score[r][v] = Floats::zero();
+      const Type* key = keys + (begin + lanes) * dim;
+      for (int64_t d = 0; d < dim; ++d)
+        for (int v = 0; v < kLaneVectors; ++v) {
+          const Floats k = Load::load(key + d * kKeyLanes + v * kWidth);
+          for (int r = 0; r < kRows; ++r) score[r][v] = fma(Floats::all(page.q[first + r][d]), k, score[r][v]);
+        }
+      for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kLaneVectors; ++v)
+          (score[r][v] * Floats::all(page.scale)).store(p[r] + lanes + v * kWidth);
+    }
+    const int64_t present = longest - begin < kBlockTokens ? longest - begin : kBlockTokens;
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t visible = page.limit[first + r] - begin;
+      if (visible <= 0) {
+        for (int64_t t = 0; t < present; ++t) p[r][t] = 0;
+        continue;
+      }
+      const Floats lowest = Floats::all(kNoScore);
+      Floats m = lowest;
+      for (int v = 0; v < kVectors; ++v)
+        if (v * kWidth < visible)
+          m = max(m, Floats::load(p[r] + v * kWidth).keep_first(static_cast<int>(visible - v * kWidth), lowest));
+      const float before = page.maximum[first + r];
+      const float largest = m.largest() > before ? m.largest() : before;
+      Floats total = Floats::zero();
+      for (int v = 0; v < kVectors; ++v) {
+        Floats e = Floats::zero();
+        if (v * kWidth < visible)
+          e = exp(Floats::load(p[r] + v * kWidth) - Floats::all(largest))
+                  .keep_first(static_cast<int>(visible - v * kWidth), Floats::zero());
+        e.store(p[r] + v * kWidth);
+        total = total + e;
+      }
+      float* sum = page.values_sum[first + r];
+      if (largest > before) {
+        const float keep = exp_difference(before, largest);
+        page.maximum[first + r] = largest;
+        page.sum[first + r] *= keep;
+        for (int64_t d = 0; d < dim; d += kWidth) (Floats::load(sum + d) * Floats::all(keep)).store(sum + d);
+      }
+      page.sum[first + r] += total.sum();
+    }
+    const Type* value = values + begin * dim;
+    for (int64_t d = 0; d < dim; d += kWidth) {
+      Floats acc[kRows];
+      for (int r = 0; r < kRows; ++r) acc[r] = Floats::load(page.values_sum[first + r] + d);
+      for (int64_t t = 0; t < present; ++t) {
+        const Floats v = Load::load(value + t * dim + d);
+        for (int r = 0; r < kRows; ++r) acc[r] = fma(Floats::all(p[r][t]), v, acc[r]);
+      }
+      for (int r = 0; r < kRows; ++r) acc[r].store(page.values_sum[first + r] + d);
+    }
+  }
+}
+
+template <typename Load>
+void attend_page(const AttendPage& page) {
+  int r = 0;
+  for (; r + 4 <= page.rows; r += 4) attend_rows<Load, 4>(page, r);
+  for (; r + 2 <= page.rows; r += 2) attend_rows<Load, 2>(page, r);
+  for (; r < page.rows; ++r) attend_rows<Load, 1>(page, r);
+}
+
+void attend_merge(float* maximum, float* sum, float* values, float page_maximum, float page_sum,
+                  const float* page_values, int64_t head_dim) {
+  if (page_sum == 0) return;
+  const float largest = page_maximum > *maximum ? page_maximum : *maximum;
+  const float keep = exp_difference(*maximum, largest), take = exp_difference(page_maximum, largest);
+  *maximum = largest;
+  *sum = *sum * keep + page_sum * take;
+  for (int64_t d = 0; d < head_dim; d += kWidth)
+    fma(Floats::load(page_values + d), Floats::all(take), Floats::load(values + d) * Floats::all(keep)).store(values + d);
+}
+
+}  // namespace
+}  // namespace turboquant

@@ -1,0 +1,204 @@
+// AVX2 kernels.
+#include "ops/cpu/float_kernels.h"
+#include "ops/cpu/kernels.h"
+#include "quant/tile.h"
+
+namespace turboquant {
+namespace {
+
+inline uint64_t word(const uint8_t* p) {
+  uint64_t w;
+  __builtin_memcpy(&w, p, 8);
+  return w;
+}
+
+inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+
+/// Byte b of the result is 0xff where bit b of the 32-bit mask is set.
+inline __m256i spread_mask(uint32_t mask) {
+  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int32_t>(mask)), byte);
+  return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+}
+
+/// Exchanges the 32-bit lanes (j, a) of four vectors within each 128-bit half: from one vector a j with a lane a row to
+/// one vector a row with a lane a j, and back.
+inline void transpose(__m256i v[4]) {
+  const __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
+  const __m256i c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
+  v[0] = _mm256_unpacklo_epi64(a, c);
+  v[1] = _mm256_unpackhi_epi64(a, c);
+  v[2] = _mm256_unpacklo_epi64(b, d);
+  v[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+// The one decode loop. A block is two halves of 8 rows. In a half, four vectors hold the codes of columns 4 j + p; a
+// 4 x 4 transpose gives vectors of two rows (rows i and 4 + i of the half) with the 16 columns of each in order, where
+// one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the four vectors of int8.
+template <int kBits, typename Use>
+inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
+  static_assert(kBits == 2 || kBits == 3 || kBits == 4);
+  constexpr int kEntries = 1 << kBits;
+  alignas(16) int8_t tables[16][16] = {};
+  for (int i = 0; i < 16; ++i)
+    for (int k = 0; k < kEntries; ++k) tables[i][k] = tcq16_table(kBits)[i * kEntries + k];
+  const int8_t* shifts = tcq16_shift(kBits);
+  const __m256i one = _mm256_set1_epi8(1);
+  const __m256i plain_bits = _mm256_set1_epi8(6);
+  const __m256i top = _mm256_set1_epi8(kBits == 2 ? 2 : 8);
+  constexpr uint64_t kUpper = 0xEEEEEEEEEEEEEEEE;
+
+  for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(kBits)) {
+    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 2048, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 2112, _MM_HINT_T0);
+    const uint64_t index = word(blocks + index_offset(kBits));
+    uint64_t u[4], u_before[4];
+    for (int j = 0; j < 4; ++j) u[j] = word(blocks + trellis_offset(kBits) + 8 * j);
+    u_before[0] = ((u[3] << 1) & kUpper) | ((u[3] >> 3) & ~kUpper);
+    for (int j = 1; j < 4; ++j) u_before[j] = u[j - 1];
+    for (int half = 0; half < 2; ++half) {
+      __m256i plain = _mm256_setzero_si256();
+      if constexpr (kBits >= 3)
+        plain = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * half));
+      __m256i k[4], c0[4];
+      for (int j = 0; j < 4; ++j) {
+        k[j] = _mm256_and_si256(spread_mask(static_cast<uint32_t>(u[j] >> (32 * half))), one);
+        if constexpr (kBits >= 3)
+          k[j] = _mm256_or_si256(
+              k[j], _mm256_and_si256(j == 0 ? _mm256_slli_epi16(plain, 1) : _mm256_srli_epi16(plain, 2 * j - 1),
+                                     plain_bits));
+        if constexpr (kBits != 3) {
+          const uint64_t bits = word(blocks + top_offset(kBits) + 8 * j);
+          k[j] = _mm256_or_si256(k[j], _mm256_and_si256(spread_mask(static_cast<uint32_t>(bits >> (32 * half))), top));
+        }
+        c0[j] = spread_mask(static_cast<uint32_t>(u_before[j] >> (32 * half)));
+      }
+      transpose(k);
+      transpose(c0);
+      for (int i = 0; i < 4; ++i) {
+        const auto low = (index >> (4 * (8 * half + i))) & 15, high = (index >> (4 * (8 * half + 4 + i))) & 15;
+        const __m256i table = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(tables[low])), load16(tables[high]), 1);
+        const __m256i shift =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8(shifts[low])), _mm_set1_epi8(shifts[high]), 1);
+        k[i] = _mm256_add_epi8(_mm256_shuffle_epi8(table, k[i]), _mm256_and_si256(c0[i], shift));
+      }
+      use(g, half, k);
+    }
+  }
+}
+
+template <typename Use>
+inline __attribute__((always_inline)) void decode(int bits, const uint8_t* blocks, int64_t groups, const Use& use) {
+  if (bits == 3) {
+    decode_tile<3>(blocks, groups, use);
+  } else if (bits == 4) {
+    decode_tile<4>(blocks, groups, use);
+  } else if (bits == 2) {
+    decode_tile<2>(blocks, groups, use);
+  } else {
+    for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(8))
+      for (int half = 0; half < 2; ++half) {
+        __m256i rows[4];
+        for (int j = 0; j < 4; ++j)
+          rows[j] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 64 * j + 32 * half));
+        transpose(rows);
+        use(g, half, rows);
+      }
+  }
+}
+
+/// Sums of 4 products of int8 (|w| <= 127) in each 32-bit lane; vpmaddubsw wants one unsigned side and cannot overflow
+/// 16 bits with |w| <= 127.
+inline __m256i dot4(__m256i w, __m256i w_abs, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(w_abs, _mm256_sign_epi8(x, w));
+  return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
+  __m256i acc[2][4] = {};
+  decode(bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
+    const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
+    for (int i = 0; i < 4; ++i)
+      acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(rows[i], _mm256_abs_epi8(rows[i]), xs));
+  });
+  // acc[half][i] holds 4 partial sums of row 8 half + i (low 128 bits) and of row 8 half + 4 + i (high).
+  for (int half = 0; half < 2; ++half) {
+    transpose(acc[half]);
+    const __m256i sums = _mm256_add_epi32(_mm256_add_epi32(acc[half][0], acc[half][1]),
+                                          _mm256_add_epi32(acc[half][2], acc[half][3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * half), sums);
+  }
+}
+
+void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
+  decode(bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
+    __m256i columns[4] = {rows[0], rows[1], rows[2], rows[3]};
+    transpose(columns);
+    for (int j = 0; j < 4; ++j)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel + 64 * (4 * g + j) + 32 * half), columns[j]);
+  });
+}
+
+template <int kTokens>
+void panel_dot_tokens(const uint8_t* panel, int64_t groups, const int8_t* x, int32_t* out) {
+  __m256i acc[kTokens][2];
+  for (int t = 0; t < kTokens; ++t)
+    for (int i = 0; i < 2; ++i)
+      acc[t][i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(out + t * kTilePair * kTileRows + 8 * i));
+  for (int64_t v = 0; v < 4 * groups; ++v, x += 4 * kTokenPanel) {
+    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * v));
+    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * v + 32));
+    const __m256i a0 = _mm256_abs_epi8(w0), a1 = _mm256_abs_epi8(w1);
+    for (int t = 0; t < kTokens; ++t) {
+      int32_t four;
+      __builtin_memcpy(&four, x + 4 * t, 4);
+      const __m256i xs = _mm256_set1_epi32(four);
+      acc[t][0] = _mm256_add_epi32(acc[t][0], dot4(w0, a0, xs));
+      acc[t][1] = _mm256_add_epi32(acc[t][1], dot4(w1, a1, xs));
+    }
+  }
+  for (int t = 0; t < kTokens; ++t)
+    for (int i = 0; i < 2; ++i)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + t * kTilePair * kTileRows + 8 * i), acc[t][i]);
+}
+
+void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
+  const uint8_t* panels[kTilePair] = {panel0, panel1};
+  for (int i = 0; i < kTilePair; ++i)
+    for (int t = 0; t < tokens;) {
+      const int8_t* xs = x + 4 * t;
+      int32_t* sums = out + (t * kTilePair + i) * kTileRows;
+      if (tokens - t >= 4) {
+        panel_dot_tokens<4>(panels[i], groups, xs, sums);
+        t += 4;
+      } else {
+        panel_dot_tokens<1>(panels[i], groups, xs, sums);
+        t += 1;
+      }
+    }
+}
+
+}  // namespace
+
+constinit const Kernels kAvx2Kernels = {
+    .level = CpuLevel::avx2,
+    .rms_norm = rms_norm,
+    .swiglu = swiglu,
+    .add = add,
+    .rope = rope,
+    .softmax = softmax,
+    .quantize = quantize,
+    .dense_f32 = dense<LoadF32>,
+    .dense_f16 = dense<LoadF16>,
+    .dense_bf16 = dense<LoadBF16>,
+    .tile_dot = tile_dot,
+    .tile_panel = tile_panel,
+    .panel_dot = panel_dot,
+    .bias = 0,
+    .attend_page_f16 = attend_page<LoadF16>,
+    .attend_page_f32 = attend_page<LoadF32>,
+    .attend_merge = attend_merge,
+};
+
+}  // namespace turboquant

@@ -1,0 +1,19 @@
+#include "ops/cpu/kernels.h"
+
+namespace turboquant {
+
+const Kernels& kernels(CpuLevel level) {
+#if defined(__x86_64__)
+  if (level == CpuLevel::avx512) return kAvx512Kernels;
+  if (level == CpuLevel::avx2) return kAvx2Kernels;
+#endif
+  (void)level;
+  return kScalarKernels;
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = kernels(cpu_level());
+  return chosen;
+}
+
+}  // namespace turboquant

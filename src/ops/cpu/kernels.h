@@ -1,0 +1,86 @@
+// The kernels of the CPU backend: plain functions on pointers, one table an instruction set. They trust their caller;
+// shapes and types are validated in cpu_ops.cpp. The table `scalar` is the readable reference of all others.
+#pragma once
+
+#include <cstdint>
+
+#include "core/cpu.h"
+
+namespace turboquant {
+
+/// One page of a layer's keys and values, for one KV head and some query rows that share it.
+struct AttendPage {
+  const void* keys;      // [tokens / 16][head_dim][16]: 16 tokens side by side, one vector a coordinate
+  const void* values;    // [tokens][head_dim]
+  int64_t head_dim;      // a multiple of 16
+  float scale;
+  int64_t rows;          // query rows, at most kAttendRows
+  const float* const* q; // [rows] -> [head_dim]
+  const int64_t* limit;  // [rows] how many tokens of this page the row may see; may be <= 0
+  // Result of every row, over this page alone: the largest score (kNoScore if it sees nothing), the sum of
+  // exp(score - maximum), and the values weighted by that [head_dim].
+  float* maximum;
+  float* sum;
+  float* const* values_sum;
+};
+
+constexpr float kNoScore = -3.0e38F;
+
+constexpr int kKeyLanes = 16;      // tokens side by side in a key page
+constexpr int kAttendRows = 8;     // query rows that share one reading of a page
+constexpr int kPageTokens = 256;   // tokens of one page of a cache
+constexpr int kTokenPanel = 12;    // tokens side by side in packed int8 activations
+constexpr int kTilePair = 2;       // tiles that a panel product works on
+
+struct Kernels {
+  CpuLevel level;
+
+  /// out = x / sqrt(mean(x^2) + eps) * weight.
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
+  /// out = silu(gate) * up.
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*add)(const float* a, const float* b, int64_t n, float* out);
+  /// Rotates the halves of each head: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); cos, sin [head_dim / 2].
+  void (*rope)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, float* out);
+  /// Probabilities of logits.
+  void (*softmax)(const float* x, int64_t n, float* out);
+  /// q = round(x / scale), scale = max|x| / 127 (0 for a zero vector); sum of q.
+  void (*quantize)(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum);
+
+  /// out[t][r] = sum over k of weight[r][k] * x[t][k], for `rows` rows and `tokens` tokens; strides in elements. Each
+  /// (row, token) is summed in the same order whatever the others are.
+  void (*dense_f32)(const void* weight, int64_t rows, int64_t cols, const float* x, int64_t tokens, float* out,
+                    int64_t out_stride);
+  void (*dense_f16)(const void* weight, int64_t rows, int64_t cols, const float* x, int64_t tokens, float* out,
+                    int64_t out_stride);
+  void (*dense_bf16)(const void* weight, int64_t rows, int64_t cols, const float* x, int64_t tokens, float* out,
+                     int64_t out_stride);
+
+  /// One tile (bits 2, 3, 4, 8; quant/tile.h) times one int8 vector: 16 sums of (q + bias) * x.
+  void (*tile_dot)(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out);
+  /// The tile's integers, q + bias, as bytes [4 * groups][16 rows][4 columns].
+  void (*tile_panel)(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel);
+  /// kTilePair panels times one panel of `tokens` <= kTokenPanel packed activations [4 * groups][kTokenPanel][4]:
+  /// out[t][tile][r] += sums of (q + bias) * x.
+  void (*panel_dot)(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
+                    int32_t* out);
+  /// What tile_dot, tile_panel and panel_dot add to every weight, to be undone by bias * sum(x).
+  int32_t bias;
+
+  void (*attend_page_f16)(const AttendPage& page);
+  void (*attend_page_f32)(const AttendPage& page);
+  /// Merges a page's result into the running one of the same row. Pages are merged in order, whoever computed them.
+  void (*attend_merge)(float* maximum, float* sum, float* values, float page_maximum, float page_sum,
+                       const float* page_values, int64_t head_dim);
+};
+
+/// The table for cpu_level().
+const Kernels& kernels();
+/// The table of one level, which the processor must have.
+const Kernels& kernels(CpuLevel level);
+
+extern const Kernels kScalarKernels;
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+
+}  // namespace turboquant

@@ -1,0 +1,162 @@
+// The reference of every kernel, one value at a time.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/half.h"
+#include "ops/cpu/kernels.h"
+#include "quant/tile.h"
+
+namespace turboquant {
+namespace {
+
+void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
+  float squares = 0;
+  for (int64_t i = 0; i < n; ++i) squares += x[i] * x[i];
+  const float scale = 1.0F / std::sqrt(squares / static_cast<float>(n) + eps);
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+void swiglu(const float* gate, const float* up, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
+}
+
+void add(const float* a, const float* b, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+void rope(const float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, float* out) {
+  const int64_t half = head_dim / 2;
+  for (int64_t h = 0; h < heads; ++h, x += head_dim, out += head_dim)
+    for (int64_t i = 0; i < half; ++i) {
+      const float a = x[i], b = x[half + i];
+      out[i] = a * cos[i] - b * sin[i];
+      out[half + i] = b * cos[i] + a * sin[i];
+    }
+}
+
+void softmax(const float* x, int64_t n, float* out) {
+  const float largest = *std::max_element(x, x + n);
+  float total = 0;
+  for (int64_t i = 0; i < n; ++i) total += out[i] = std::exp(x[i] - largest);
+  for (int64_t i = 0; i < n; ++i) out[i] /= total;
+}
+
+void quantize(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum) {
+  float largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i]));
+  *scale = largest / 127.0F;
+  const float inverse = largest > 0 ? 127.0F / largest : 0.0F;
+  *sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    q[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+    *sum += q[i];
+  }
+}
+
+float value(float x) { return x; }
+float f16(uint16_t x) { return half_to_float(x); }
+float bf16(uint16_t x) { return bfloat_to_float(x); }
+
+template <typename Type, float (*kToFloat)(Type)>
+void dense(const void* weight, int64_t rows, int64_t cols, const float* x, int64_t tokens, float* out,
+           int64_t out_stride) {
+  const auto* w = static_cast<const Type*>(weight);
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t r = 0; r < rows; ++r) {
+      float sum = 0;
+      for (int64_t k = 0; k < cols; ++k) sum += kToFloat(w[r * cols + k]) * x[t * cols + k];
+      out[t * out_stride + r] = sum;
+    }
+}
+
+void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
+  const int64_t cols = kGroup * groups;
+  std::vector<int8_t> q(static_cast<size_t>(kTileRows * cols));
+  unpack_tile(bits, blocks, groups, q.data());
+  for (int64_t r = 0; r < kTileRows; ++r)
+    for (int64_t k = 0; k < cols; ++k)
+      panel[k / 4 * 64 + 4 * r + k % 4] = static_cast<uint8_t>(q[static_cast<size_t>(r * cols + k)]);
+}
+
+void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
+  const int64_t cols = kGroup * groups;
+  std::vector<int8_t> q(static_cast<size_t>(kTileRows * cols));
+  unpack_tile(bits, blocks, groups, q.data());
+  for (int64_t r = 0; r < kTileRows; ++r) {
+    out[r] = 0;
+    for (int64_t k = 0; k < cols; ++k) out[r] += q[static_cast<size_t>(r * cols + k)] * x[k];
+  }
+}
+
+void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
+  const uint8_t* panels[kTilePair] = {panel0, panel1};
+  for (int t = 0; t < tokens; ++t)
+    for (int i = 0; i < kTilePair; ++i)
+      for (int r = 0; r < kTileRows; ++r)
+        for (int64_t v = 0; v < 4 * groups; ++v)
+          for (int p = 0; p < 4; ++p)
+            out[(t * kTilePair + i) * kTileRows + r] +=
+                static_cast<int8_t>(panels[i][64 * v + 4 * r + p]) * x[(v * kTokenPanel + t) * 4 + p];
+}
+
+template <typename Type, float (*kToFloat)(Type)>
+void attend_page(const AttendPage& page) {
+  const auto* keys = static_cast<const Type*>(page.keys);
+  const auto* values = static_cast<const Type*>(page.values);
+  for (int64_t row = 0; row < page.rows; ++row) {
+    float* sum = page.values_sum[row];
+    std::fill(sum, sum + page.head_dim, 0.0F);
+    page.maximum[row] = kNoScore;
+    page.sum[row] = 0;
+    const int64_t tokens = std::max<int64_t>(page.limit[row], 0);
+    std::vector<float> scores(static_cast<size_t>(tokens));
+    for (int64_t t = 0; t < tokens; ++t) {
+      float score = 0;
+      for (int64_t d = 0; d < page.head_dim; ++d)
+        score += page.q[row][d] * kToFloat(keys[(t / kKeyLanes * page.head_dim + d) * kKeyLanes + t % kKeyLanes]);
+      scores[static_cast<size_t>(t)] = score * page.scale;
+      page.maximum[row] = std::max(page.maximum[row], score * page.scale);
+    }
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float p = std::exp(scores[static_cast<size_t>(t)] - page.maximum[row]);
+      page.sum[row] += p;
+      for (int64_t d = 0; d < page.head_dim; ++d) sum[d] += p * kToFloat(values[t * page.head_dim + d]);
+    }
+  }
+}
+
+void attend_merge(float* maximum, float* sum, float* values, float page_maximum, float page_sum,
+                  const float* page_values, int64_t head_dim) {
+  if (page_sum == 0) return;
+  const float largest = std::max(*maximum, page_maximum);
+  const float keep = *maximum <= kNoScore ? 0.0F : std::exp(*maximum - largest);
+  const float take = std::exp(page_maximum - largest);
+  *maximum = largest;
+  *sum = *sum * keep + page_sum * take;
+  for (int64_t d = 0; d < head_dim; ++d) values[d] = values[d] * keep + page_values[d] * take;
+}
+
+}  // namespace
+
+constinit const Kernels kScalarKernels = {
+    .level = CpuLevel::scalar,
+    .rms_norm = rms_norm,
+    .swiglu = swiglu,
+    .add = add,
+    .rope = rope,
+    .softmax = softmax,
+    .quantize = quantize,
+    .dense_f32 = dense<float, value>,
+    .dense_f16 = dense<uint16_t, f16>,
+    .dense_bf16 = dense<uint16_t, bf16>,
+    .tile_dot = tile_dot,
+    .tile_panel = tile_panel,
+    .panel_dot = panel_dot,
+    .bias = 0,
+    .attend_page_f16 = attend_page<uint16_t, f16>,
+    .attend_page_f32 = attend_page<float, value>,
+    .attend_merge = attend_merge,
+};
+
+}  // namespace turboquant
