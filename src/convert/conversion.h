@@ -1,0 +1,68 @@
+// Conversion is a function from weights to weights: it walks tensors, never a model, and holds one tensor at a time.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "io/checkpoint.h"
+#include "nn/roles.h"
+#include "quant/quantize.h"
+
+namespace turboquant {
+
+struct ConversionSpec {
+  QuantSpec linear;
+  int head_bits = 8;           // of embedding and head in TCQ16: 8, or 16 to leave them
+  bool rotate = true;
+  uint64_t rotation_seed = 42;
+  std::optional<DType> dtype;  // of floating-point tensors that stay
+};
+
+/// All that a conversion writes, known from headers alone.
+class Conversion {
+ public:
+  /// Error: the source is compressed already, or has no linear layer that fits the format.
+  Conversion(const Checkpoint& source, const ConversionSpec& spec);
+
+  /// The tensors to come, in no particular order.
+  std::vector<TensorInfo> outputs() const;
+  /// config.json of the result.
+  nlohmann::json config() const;
+  /// Warnings: layers that stay as they are because their width does not fit.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+  int64_t linear_layers() const { return linear_layers_; }
+  uint64_t parameters() const { return parameters_; }
+  /// Bits a weight of the compressed linear layers, without the signs that layers share.
+  double bits_per_weight_linear() const;
+
+  /// Makes the tensors one after the other and hands each to `sink`. Shows a progress bar; Ctrl-C unwinds.
+  void run(ThreadPool& pool, const std::function<void(const std::string&, const Tensor&)>& sink) const;
+
+ private:
+  struct Item {
+    TensorInfo source;
+    std::optional<QuantSpec> quant;  // none: stays
+    std::string module, site;        // of a quantized one
+    std::vector<TensorInfo> outputs;
+  };
+
+  void plan_quantized(Item& item, const QuantSpec& quant);
+  std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role);
+
+  const Checkpoint& source_;
+  ConversionSpec spec_;
+  std::vector<Item> items_;
+  std::map<std::string, int64_t> sites_;  // signs to write: name -> width
+  std::vector<std::string> warnings_;
+  int64_t linear_layers_ = 0;
+  uint64_t parameters_ = 0, linear_weights_ = 0, linear_bytes_ = 0;
+};
+
+/// The result of a conversion held in memory, to be evaluated. Files come from `source`, which must outlive it.
+std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion, ThreadPool& pool);
+
+}  // namespace turboquant

@@ -1,0 +1,18 @@
+// From the words of the public options to the specification of a conversion, with errors that list what is allowed.
+#pragma once
+
+#include "convert/conversion.h"
+#include "turboquant/convert.h"
+
+namespace turboquant {
+
+/// Checks all options. UsageError names the option.
+ConversionSpec conversion_spec(const ConvertOptions& options);
+
+/// "tcq16", "original" or "affine" with these bits and this group size.
+QuantSpec quant_spec(const std::string& format, int bits, int group_size);
+
+/// True to rotate. UsageError for an unknown name.
+bool rotation_enabled(const std::string& rotation);
+
+}  // namespace turboquant

@@ -1,0 +1,232 @@
+#include "turboquant/evaluate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include "convert/conversion.h"
+#include "convert/options.h"
+#include "core/interrupt.h"
+#include "core/progress.h"
+#include "generate/evaluation_text.h"
+#include "generate/state.h"
+#include "io/safetensors.h"
+
+namespace turboquant {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// One model under evaluation, and what it has scored so far.
+struct Candidate {
+  EvaluateRow row;
+  std::unique_ptr<Checkpoint> checkpoint;  // none: the source itself
+  std::unique_ptr<Model> model;
+  std::vector<double> nll;
+  std::vector<float> kl;
+  int64_t same_top = 0;
+};
+
+struct Top {
+  int64_t token = 0;
+  double log_sum = 0;  // log of the sum of e^logit
+};
+
+// The most likely token, and from its probability the normalizer of all.
+Top top_of(const float* logits, const float* probabilities, int64_t n) {
+  const int64_t best = std::max_element(logits, logits + n) - logits;
+  return {best, static_cast<double>(logits[best]) - std::log(static_cast<double>(probabilities[best]))};
+}
+
+// sum p (x - y) over the vocabulary. Eight partial sums, so that the compiler may use vectors; doubles every 1024.
+double expected_difference(const float* p, const float* x, const float* y, int64_t n) {
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += 1024) {
+    const int64_t end = std::min(begin + 1024, n);
+    float partial[8] = {};
+    int64_t i = begin;
+    for (; i + 8 <= end; i += 8)
+      for (int k = 0; k < 8; ++k) partial[k] += p[i + k] * (x[i + k] - y[i + k]);
+    for (; i < end; ++i) partial[0] += p[i] * (x[i] - y[i]);
+    for (const float value : partial) total += value;
+  }
+  return total;
+}
+
+Tensor logits_of(Model& model, std::span<const int32_t> window, int64_t first) {
+  Cache cache = model.make_cache();
+  const SequenceTokens sequence{&cache, window, first};
+  return model.forward({&sequence, 1});
+}
+
+void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint, double linear_bits) {
+  row.size_bytes = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) row.size_bytes += tensor.bytes();
+  row.bits_per_weight = 8.0 * static_cast<double>(row.size_bytes) / static_cast<double>(row.params);
+  row.bits_per_weight_linear = linear_bits;
+}
+
+std::string title(const std::string& format, int bits) {
+  const char* name = format == "tcq16" ? "TCQ16" : format == "original" ? "TurboQuant" : "Affine";
+  return fmt::format("{} {}-bit", name, bits);
+}
+
+/// Scores one window of every candidate. The baseline is the first.
+class WindowScorer {
+ public:
+  WindowScorer(ThreadPool& pool, Ops& ops) : pool_(pool), ops_(ops) {}
+
+  void score(std::vector<Candidate>& candidates, std::span<const int32_t> window, int64_t first) {
+    const auto count = static_cast<int64_t>(window.size()) - first - 1;  // predictions
+    for (Candidate& candidate : candidates) {
+      const auto start = Clock::now();
+      const Tensor logits = logits_of(*candidate.model, window, first);
+      const bool is_baseline = &candidate == candidates.data();
+      const Tensor probabilities = ops_.softmax(logits);
+      if (is_baseline) {
+        baseline_.assign(logits.data<float>(), logits.data<float>() + logits.elements());
+        baseline_p_.assign(probabilities.data<float>(), probabilities.data<float>() + logits.elements());
+        tops_.assign(static_cast<size_t>(count), {});
+      }
+      const size_t done = candidate.nll.size();
+      candidate.nll.resize(done + static_cast<size_t>(count));
+      candidate.kl.resize(candidate.nll.size());
+      const int64_t vocab = logits.dim(1);
+      std::vector<uint8_t> same(static_cast<size_t>(count));
+      pool_.parallel_for(count, 8, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+          const float* x = logits.data<float>() + t * vocab;
+          const Top top = top_of(x, probabilities.data<float>() + t * vocab, vocab);
+          Top& reference = tops_[static_cast<size_t>(t)];
+          if (is_baseline) reference = top;
+          const auto at = done + static_cast<size_t>(t);
+          candidate.nll[at] = top.log_sum - static_cast<double>(x[window[static_cast<size_t>(first + t + 1)]]);
+          const double expected = expected_difference(baseline_p_.data() + t * vocab, baseline_.data() + t * vocab, x, vocab);
+          candidate.kl[at] = static_cast<float>(std::max(0.0, expected - (reference.log_sum - top.log_sum)));
+          same[static_cast<size_t>(t)] = reference.token == top.token ? 1 : 0;
+        }
+      });
+      candidate.same_top += std::count(same.begin(), same.end(), 1);
+      candidate.row.evaluate_s += seconds_since(start);
+    }
+  }
+
+ private:
+  ThreadPool& pool_;
+  Ops& ops_;
+  std::vector<float> baseline_, baseline_p_;  // [predictions, vocab]
+  std::vector<Top> tops_;
+};
+
+void finish(Candidate& candidate) {
+  EvaluateRow& row = candidate.row;
+  const auto n = static_cast<double>(candidate.nll.size());
+  double mean = 0, variance = 0, kl = 0;
+  for (const double v : candidate.nll) mean += v / n;
+  for (const double v : candidate.nll) variance += (v - mean) * (v - mean) / std::max(n - 1, 1.0);
+  for (const float v : candidate.kl) kl += v / n;
+  row.perplexity = std::exp(mean);
+  row.perplexity_se = row.perplexity * std::sqrt(variance / n);
+  row.kl = kl;
+  const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
+  std::nth_element(candidate.kl.begin(), candidate.kl.begin() + at, candidate.kl.end());
+  row.kl_p99 = candidate.kl[static_cast<size_t>(at)];
+  row.top1 = static_cast<double>(candidate.same_top) / n;
+  row.tokens_scored = static_cast<int64_t>(candidate.nll.size());
+}
+
+void check_options(const EvaluateOptions& options) {
+  if (options.seq_len < 2) throw UsageError("--seq-len " + std::to_string(options.seq_len) + ": must be 2 or more");
+  if (options.num_samples < 1) throw UsageError("--num-samples " + std::to_string(options.num_samples) + ": must be 1 or more");
+  if (options.protocol != "original" && options.protocol != "llama.cpp")
+    throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
+  for (const int bits : options.bits)
+    for (const std::string& format : options.formats) quant_spec(format, bits, options.group_size);
+}
+
+}  // namespace
+
+std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
+  check_options(options);
+  const auto say = [&](const std::string& line) {
+    if (options.on_message) options.on_message(line);
+  };
+  const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  const auto pool = std::make_shared<ThreadPool>(options.threads);
+  const std::shared_ptr<Ops> ops = make_cpu_ops(pool);
+  ModelOptions model_options;
+  model_options.exact = options.exact;
+
+  std::vector<Candidate> candidates(1);
+  EvaluateRow& baseline = candidates.front().row;
+  baseline.config = "FP16";
+  baseline.format = "none";
+  baseline.text = std::filesystem::path(options.text).filename().string();
+  candidates.front().model = load_model(*source, ops, model_options);
+  const ModelInfo info = candidates.front().model->info();
+  const bool llama_cpp = options.protocol == "llama.cpp";
+  const Windows windows = cut_windows(load_tokenizer(*source), options, llama_cpp);
+  if (options.seq_len > info.max_context)
+    throw UsageError("--seq-len " + std::to_string(options.seq_len) + ": the model's context is " + std::to_string(info.max_context));
+  for (const int32_t token : windows.tokens)
+    if (token >= info.vocab_size)
+      throw Error(options.model + ": the tokenizer gives token " + std::to_string(token) +
+                  ", but the model's vocabulary has " + std::to_string(info.vocab_size));
+  for (const TensorInfo& tensor : source->tensors()) baseline.params += static_cast<uint64_t>(tensor.shape.elements());
+  add_sizes(baseline, *source, 16);
+
+  const auto& config = source->config();
+  if (config.contains("quantization")) {
+    // A converted folder: its own row, without a baseline to compare with.
+    baseline.config = std::filesystem::path(options.model).filename().string();
+    baseline.format = config.at("quantization").value("format", "original");
+    baseline.bits = config.at("quantization").value("bits", 0);
+    baseline.params = 0;
+    baseline.bits_per_weight = baseline.bits_per_weight_linear = 0;
+  } else {
+    for (const std::string& format : options.formats)
+      for (const int bits : options.bits) {
+        ConversionSpec spec;
+        spec.linear = quant_spec(format, bits, options.group_size);
+        spec.head_bits = options.head_bits;
+        spec.rotate = rotation_enabled(options.rotation);
+        spec.rotation_seed = options.rotation_seed;
+        const Conversion conversion(*source, spec);
+        for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
+        Candidate candidate;
+        candidate.row = baseline;
+        candidate.row.config = title(format, bits);
+        candidate.row.format = format;
+        candidate.row.bits = bits;
+        const auto start = Clock::now();
+        candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
+        candidate.row.quantize_s = seconds_since(start);
+        candidate.model = load_model(*candidate.checkpoint, ops, model_options);
+        add_sizes(candidate.row, *candidate.checkpoint, conversion.bits_per_weight_linear());
+        say(fmt::format("{}: quantized in {:.1f} s, {:.1f} MB", candidate.row.config, candidate.row.quantize_s,
+                        static_cast<double>(candidate.row.size_bytes) * 1e-6));
+        candidates.push_back(std::move(candidate));
+      }
+  }
+
+  WindowScorer scorer(*pool, *ops);
+  Progress progress("Evaluating", windows.count());
+  for (int64_t i = 0; i < windows.count(); ++i) {
+    check_interrupt();
+    scorer.score(candidates, windows.window(i), llama_cpp ? options.seq_len / 2 : 0);
+    progress.advance();
+  }
+  std::vector<EvaluateRow> rows;
+  for (Candidate& candidate : candidates) {
+    finish(candidate);
+    rows.push_back(candidate.row);
+  }
+  return rows;
+}
+
+}  // namespace turboquant

@@ -1,0 +1,36 @@
+// What a loaded LanguageModel consists of.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <unordered_set>
+
+#include "io/checkpoint.h"
+#include "models/model.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+#include "turboquant/language_model.h"
+
+namespace turboquant {
+
+struct LanguageModel::State {
+  std::shared_ptr<ThreadPool> pool;
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Tokenizer> loaded_tokenizer;  // by tokenizer()
+  std::optional<ChatTemplate> chat;
+  std::unordered_set<int32_t> end_tokens;
+
+  /// Loaded at the first use: whoever only computes logits never waits for it. Error if the model has none.
+  const Tokenizer& tokenizer();
+  /// Prompt tokens under the chat template, or of the plain text.
+  std::vector<int32_t> prompt_tokens(std::string_view prompt, const GenerateOptions& options);
+};
+
+/// tokenizer.json of a checkpoint. Error if there is none.
+Tokenizer load_tokenizer(const Checkpoint& checkpoint);
+
+/// Feeds tokens in chunks; returns the logits [1, vocab_size] of the last.
+Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens);
+
+}  // namespace turboquant
