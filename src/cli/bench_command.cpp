@@ -1,0 +1,211 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "cli/ceilings.h"
+#include "cli/command.h"
+#include "cli/synthetic.h"
+#include "core/interrupt.h"
+#include "core/random.h"
+#include "generate/state.h"
+#include "nn/roles.h"
+#include "quant/quantize.h"
+#include "quant/rotation.h"
+#include "quant/tile.h"
+
+namespace turboquant {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+struct BenchOptions {
+  std::string model, synthetic, json;
+  int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64;
+  bool kernels = false;
+};
+
+struct BenchRow {
+  std::string name;
+  double tok_s = 0, gb_s = 0, gop_s = 0;
+  double ceiling = 0;  // in the unit of gb_s or gop_s, whichever binds
+  double share = 0;
+};
+
+class Bench {
+ public:
+  explicit Bench(const BenchOptions& options)
+      : options_(options), pool_(std::make_shared<ThreadPool>(options.threads)), ops_(make_cpu_ops(pool_)) {}
+
+  void run() {
+    fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
+    fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share");
+    memory_ = memory_read_rate(*pool_) * 1e-9;
+    int8_ = int8_peak_rate(*pool_, turboquant::kernels()) * 1e-9;
+    add({"memory read", 0, memory_, 0, memory_, 1});
+    add({"int8 multiply-add", 0, 0, int8_, int8_, 1});
+    const double fork_join = fork_join_seconds(*pool_);
+    fmt::print("{:<34} {:.2f} us\n", "fork and join", fork_join * 1e6);
+    if (options_.kernels) {
+      for (const int bits : {2, 3, 4, 8}) matvec(bits);
+      for (const int bits : {2, 3, 4}) encoder(bits);
+    }
+    if (!options_.synthetic.empty())
+      model(*make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_));
+    if (!options_.model.empty()) model(*open_checkpoint(options_.model));
+    if (!options_.json.empty()) {
+      std::vector<std::string> lines;
+      for (const BenchRow& row : rows_)
+        lines.push_back(nlohmann::ordered_json{{"name", row.name},
+                                               {"tok_s", row.tok_s},
+                                               {"gb_s", row.gb_s},
+                                               {"gop_s", row.gop_s},
+                                               {"ceiling", row.ceiling},
+                                               {"share", row.share}}
+                            .dump());
+      write_json_rows(options_.json, lines);
+    }
+  }
+
+ private:
+  void add(const BenchRow& row) {
+    const auto cell = [](double value, int digits) { return value > 0 ? fmt::format("{:.{}f}", value, digits) : std::string("-"); };
+    fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", row.name, cell(row.tok_s, 1), cell(row.gb_s, 2), cell(row.gop_s, 0),
+               cell(row.ceiling, 1), cell(row.share, 3));
+    rows_.push_back(row);
+    check_interrupt();
+  }
+
+  // Matrices of 4096 x 14336, enough of them that none is in a cache when its turn comes again.
+  void matvec(int bits) {
+    constexpr int64_t kRows = 4096, kCols = 14336, kBytes = int64_t{512} << 20;
+    Weight weight;
+    weight.kind = Weight::Kind::tiled;
+    weight.bits = bits;
+    weight.rows = kRows;
+    weight.cols = kCols;
+    const int64_t matrix = tile_count(kRows) * kCols / kGroup * block_bytes(bits), count = kBytes / matrix;
+    Tensor data = Tensor::zeros(DType::u8, {count * matrix});
+    pool_->parallel_for(data.elements(), 1 << 20, [&](int64_t begin, int64_t end) {
+      uint32_t state = static_cast<uint32_t>(begin) + 1;
+      for (int64_t i = begin; i < end; ++i) data.data<uint8_t>()[i] = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
+    });
+    weight.scales = from_float(std::vector<float>(kRows, 1e-4F).data(), {kRows}, DType::f16);
+    const Tensor x = from_float(random_normal(1, kCols).data(), {1, kCols}, DType::f32);
+    std::vector<double> seconds;
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      ops_->begin_scope();
+      const Activations input = ops_->prepare(x, Rotation(), false);
+      const auto start = Clock::now();
+      for (int64_t i = 0; i < count; ++i) {
+        weight.data = data.rows(i * matrix, (i + 1) * matrix);
+        const Projection projection{&weight, nullptr};
+        ops_->matmul(input, {&projection, 1});
+      }
+      seconds.push_back(seconds_since(start));
+    }
+    const double rate = static_cast<double>(data.bytes()) / median(seconds) * 1e-9;
+    add({fmt::format("matrix-vector {} bits 4096x14336", bits), 0, rate, 0, memory_, rate / memory_});
+  }
+
+  // Weights a second that one core encodes, printed in millions.
+  void encoder(int bits) {
+    constexpr int64_t kRows = 256, kCols = 4096;
+    const std::vector<float> weights = random_normal(2, kRows * kCols);
+    const Rotation rotation = make_rotation(kCols, 3);
+    QuantSpec spec;
+    spec.bits = bits;
+    std::vector<double> seconds;
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      const auto start = Clock::now();
+      quantize(weights.data(), kRows, kCols, rotation, spec, nullptr);
+      seconds.push_back(seconds_since(start));
+    }
+    fmt::print("{:<34} {:.1f} M weights/s on one core\n", fmt::format("encoder {} bits", bits),
+               kRows * kCols / median(seconds) * 1e-6);
+  }
+
+  void model(const Checkpoint& checkpoint) {
+    const auto loading = Clock::now();
+    const std::unique_ptr<Model> model = load_model(checkpoint, ops_, {});
+    const double load_s = seconds_since(loading);
+    const std::string label = checkpoint.path().filename().string();
+    double token_bytes = 0, multiply_adds = 0;  // a token: all linear layers and the head
+    for (const TensorInfo& tensor : checkpoint.tensors()) {
+      const Role role = role_of(tensor.name);
+      const bool read = role == Role::linear || role == Role::head || (role == Role::embedding && model->info().tied_head);
+      if (!read) continue;
+      const std::string module(module_of(tensor.name));
+      const TensorInfo* scales = checkpoint.find(module + ".scales");
+      token_bytes += static_cast<double>(tensor.bytes() + (scales != nullptr ? scales->bytes() : 0));
+      if (role == Role::linear && tensor.dtype == DType::u8)
+        multiply_adds += static_cast<double>(scales->shape[0] * tensor.shape[1] * kGroup);
+      else if (role == Role::linear)
+        multiply_adds += static_cast<double>(tensor.shape.elements());
+    }
+    fmt::print("{:<34} {:.1f} ms\n", label + " load", load_s * 1e3);
+    const int64_t prompt_length = std::min<int64_t>(options_.prompt, model->info().max_context - 1);
+    std::vector<int32_t> prompt;
+    for (const uint32_t word : random_bits(4, prompt_length))
+      prompt.push_back(static_cast<int32_t>(word % static_cast<uint32_t>(model->info().vocab_size)));
+
+    std::vector<double> prefill_s, decode_s;
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      Cache cache = model->make_cache();
+      const auto start = Clock::now();
+      prefill(*model, cache, prompt);
+      prefill_s.push_back(seconds_since(start));
+      check_interrupt();
+    }
+    Cache cache = model->make_cache();
+    prefill(*model, cache, std::span(prompt).first(1));
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      const auto start = Clock::now();
+      for (int i = 0; i < options_.tokens; ++i) prefill(*model, cache, std::span(prompt).first(1));
+      decode_s.push_back(seconds_since(start) / options_.tokens);
+      check_interrupt();
+    }
+    const double tok = 1 / median(decode_s), rate = token_bytes * tok * 1e-9;
+    add({label + " decode", tok, rate, 0, memory_, rate / memory_});
+    const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s), gops = 2e-9 * multiply_adds * prefill_tok;
+    add({fmt::format("{} prefill {}", label, prompt_length), prefill_tok, 0, gops, int8_, gops / int8_});
+  }
+
+  BenchOptions options_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<Ops> ops_;
+  double memory_ = 0, int8_ = 0;
+  std::vector<BenchRow> rows_;
+};
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("bench", "Measure speed, beside the ceilings of this machine read in the same run");
+  auto options = std::make_shared<BenchOptions>();
+  command->add_option("--model,--hf-path", options->model, "Model to measure");
+  command->add_option("--synthetic", options->synthetic, "Random weights of a real shape: llama-3.2-1b or llama-3.1-8b");
+  command->add_option("--bits,-b", options->bits, "Bits of the synthetic linear layers: 2, 3 or 4")->capture_default_str();
+  command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")->capture_default_str();
+  command->add_flag("--kernels", options->kernels, "Also the kernels alone (the default if no model is named)");
+  command->add_option("--prompt-tokens", options->prompt, "Prompt of the prefill")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--tokens", options->tokens, "Tokens a decode run")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--repeats", options->repeats, "Runs, of which the median counts")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--json", options->json, "Write the rows to this file: a JSON array, one object a row");
+  add_threads_option(*command, options->threads);
+  command->footer("Example:\n  turboquant bench --synthetic llama-3.2-1b --bits 3");
+  command->callback([=] {
+    if (options->model.empty() && options->synthetic.empty()) options->kernels = true;
+    Bench(*options).run();
+  });
+}
+
+}  // namespace turboquant

@@ -1,0 +1,93 @@
+#include "cli/command.h"
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <new>
+
+#include "core/interrupt.h"
+#include "core/progress.h"
+#include "core/thread_pool.h"
+#include "io/files.h"
+#include "turboquant/error.h"
+#include "turboquant/version.h"
+
+namespace turboquant {
+namespace {
+
+constexpr int kError = 1, kUsage = 2, kInterrupted = 130;
+
+// Every error is one line, whatever a file or a path put into it.
+int fail(int code, std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+  fmt::print(stderr, "error: {}\n", text);
+  return code;
+}
+
+void set_up_messages(bool quiet) {
+  auto logger = spdlog::stderr_logger_st("turboquant");
+  logger->set_pattern("[%l] %v");
+  logger->set_level(quiet ? spdlog::level::off : spdlog::level::info);
+  spdlog::set_default_logger(logger);
+  set_progress_enabled(!quiet && progress_possible());
+}
+
+}  // namespace
+
+void message(const std::string& line) { spdlog::info("{}", line); }
+
+CLI::Option* add_model_option(CLI::App& command, std::string& model) {
+  return command.add_option("--model,--hf-path", model, "Hugging Face folder, converted folder, or .gguf file")->required();
+}
+
+void add_threads_option(CLI::App& command, int& threads) {
+  command.add_option("--threads,-t", threads, "Threads; 0: one a processor")->capture_default_str()->check(CLI::Range(0, 1024));
+}
+
+void write_json_rows(const std::string& path, const std::vector<std::string>& rows) {
+  std::string text = "[\n";
+  for (size_t i = 0; i < rows.size(); ++i) text += rows[i] + (i + 1 < rows.size() ? ",\n" : "\n");
+  write_text(path, text + "]\n");
+}
+
+int run_command(int argc, const char* const* argv) {
+  CLI::App app("TurboQuant: compress large language models to 2, 3 or 4 bits and run them fast on a CPU.", "turboquant");
+  app.footer("Start with:\n  turboquant convert --hf-path MODEL --mlx-path OUT --bits 4\n"
+             "  turboquant generate --model OUT --prompt \"Why is the sky blue?\"\n"
+             "Help on a command: turboquant COMMAND --help");
+  app.set_version_flag("--version", std::string("turboquant ") + version());
+  app.require_subcommand(1);
+  app.fallthrough();
+  bool quiet = false;
+  app.add_flag("--quiet,-q", quiet, "Only results and errors: no messages, no progress bars");
+  add_convert(app);
+  add_generate(app);
+  add_evaluate(app);
+  add_info(app);
+  add_bench(app);
+  add_logits(app);
+  add_completion(app);
+  app.parse_complete_callback([&] { set_up_messages(quiet); });
+  install_interrupt_handler();
+  pin_calling_thread();
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::Success& request) {  // --help, --version
+    return app.exit(request);
+  } catch (const CLI::ParseError& error) {
+    return fail(kUsage, std::string(error.what()) + " (turboquant --help explains)");
+  } catch (const UsageError& error) {
+    return fail(kUsage, error.what());
+  } catch (const Interrupted&) {
+    return fail(kInterrupted, "interrupted");
+  } catch (const std::bad_alloc&) {
+    return fail(kError, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(kError, error.what());
+  }
+}
+
+}  // namespace turboquant

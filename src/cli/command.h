@@ -1,0 +1,32 @@
+// The command `turboquant`: parse, call, print. Results go to standard output, messages to standard error.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+namespace turboquant {
+
+/// Exit codes: 0, 1 (error), 2 (usage), 130 (Ctrl-C).
+int run_command(int argc, const char* const* argv);
+
+/// Each adds its subcommand; the callback runs it and throws Error.
+void add_convert(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_evaluate(CLI::App& app);
+void add_info(CLI::App& app);
+void add_bench(CLI::App& app);
+void add_logits(CLI::App& app);
+void add_completion(CLI::App& app);
+
+/// The flags that several commands share, described once.
+CLI::Option* add_model_option(CLI::App& command, std::string& model);
+void add_threads_option(CLI::App& command, int& threads);
+
+/// A line on standard error: "[info] ..." unless --quiet.
+void message(const std::string& line);
+
+/// Creates FILE from JSON rows, one object a line in an array.
+void write_json_rows(const std::string& path, const std::vector<std::string>& rows);
+
+}  // namespace turboquant

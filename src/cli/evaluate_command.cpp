@@ -1,0 +1,119 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "io/files.h"
+#include "turboquant/evaluate.h"
+
+namespace turboquant {
+namespace {
+
+constexpr const char* kDefaultText = "data/wikitext-2-raw-test.txt";
+
+void print_table(const std::vector<EvaluateRow>& rows) {
+  fmt::print("{:<20} {:>16} {:>9} {:>9} {:>9} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9}\n", "Config", "PPL", "", "KL", "KL p99",
+             "top-1 %", "Size (MB)", "BPW", "BPW lin.", "Quant (s)", "Eval (s)");
+  for (const EvaluateRow& row : rows) {
+    const std::string change = fmt::format("({:+.1f}%)", 100 * (row.perplexity / rows.front().perplexity - 1));
+    fmt::print("{:<20} {:>16} {:>9} {:>9.4f} {:>9.3f} {:>8.2f} {:>9.1f} {:>7.2f} {:>9.3f} {:>9.1f} {:>9.1f}\n", row.config,
+               fmt::format("{:.2f} +-{:.2f}", row.perplexity, row.perplexity_se), &row == rows.data() ? "" : change, row.kl,
+               row.kl_p99, 100 * row.top1, static_cast<double>(row.size_bytes) * 1e-6, row.bits_per_weight,
+               row.bits_per_weight_linear, row.quantize_s, row.evaluate_s);
+  }
+}
+
+nlohmann::ordered_json original_row(const EvaluateRow& row) {
+  return {{"config", row.config},
+          {"perplexity", row.perplexity},
+          {"size_gb", static_cast<double>(row.size_bytes) * 1e-9},
+          {"bits_per_weight", row.bits_per_weight},
+          {"params", row.params},
+          {"quant_time_s", row.quantize_s},
+          {"eval_time_s", row.evaluate_s}};
+}
+
+nlohmann::ordered_json head(const EvaluateOptions& options) {
+  return {{"model", options.model},
+          {"num_samples", options.num_samples},
+          {"seq_len", options.seq_len},
+          {"group_size", options.group_size}};
+}
+
+nlohmann::ordered_json json_row(const EvaluateOptions& options, const EvaluateRow& row) {
+  nlohmann::ordered_json json = head(options);
+  json.update(original_row(row));
+  json.update({{"format", row.format},
+               {"kv", row.kv},
+               {"text", row.text},
+               {"protocol", options.protocol},
+               {"perplexity_se", row.perplexity_se},
+               {"kl", row.kl},
+               {"kl_p99", row.kl_p99},
+               {"top1", row.top1},
+               {"size_bytes", row.size_bytes},
+               {"bits_per_weight_linear", row.bits_per_weight_linear},
+               {"quantize_s", row.quantize_s},
+               {"evaluate_s", row.evaluate_s},
+               {"tokens_scored", row.tokens_scored}});
+  json["bits"] = row.bits;
+  return json;
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("evaluate", "Measure what compression costs: perplexity, KL divergence, size");
+  struct State {
+    EvaluateOptions options;
+    bool no_affine = false, include_affine = false, no_qjl = false;
+    std::string json, output;
+  };
+  auto state = std::make_shared<State>();
+  EvaluateOptions& options = state->options;
+  options.text = kDefaultText;
+  add_model_option(*command, options.model);
+  command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
+  command->add_option("--formats", options.formats, "tcq16, original, affine")->capture_default_str();
+  command->add_option("--group-size,-g", options.group_size, "Groups of the original's format and of affine: 32, 64 or 128")
+      ->capture_default_str();
+  command->add_option("--head-bits", options.head_bits, "Embedding and head of tcq16 rows: 8 or 16")->capture_default_str();
+  command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")->capture_default_str();
+  command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();
+  command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
+  command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();
+  command->add_option("--text", options.text, "Text file")->capture_default_str();
+  command->add_option("--rows", options.rows, "Join the file's lines as WikiText rows: auto, yes, no")->capture_default_str();
+  command->add_option("--protocol", options.protocol, "original: every token of a window; llama.cpp: as llama-perplexity")
+      ->capture_default_str();
+  command->add_flag("--include-affine", state->include_affine, "Affine rows (the default)");
+  command->add_flag("--no-affine", state->no_affine, "No affine rows");
+  command->add_flag("--no-qjl", state->no_qjl, "Accepted for compatibility: there are no QJL rows");
+  command->add_flag("--exact", options.exact, "fp32 activations instead of int8: slower");
+  command->add_option("--json", state->json, "Write the rows to this file: a JSON array, one object a row");
+  command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
+  add_threads_option(*command, options.threads);
+  command->footer("Example:\n  turboquant evaluate --model SmolLM2-135M-Instruct --bits 3 4 --num-samples 40");
+  command->callback([state] {
+    EvaluateOptions& options = state->options;
+    options.on_message = message;
+    if (state->no_affine) std::erase(options.formats, "affine");
+    if (options.text == kDefaultText && !std::filesystem::exists(options.text))
+      throw Error(std::string(kDefaultText) + ": not found here; name a text with --text FILE");
+    const std::vector<EvaluateRow> rows = evaluate(options);
+    print_table(rows);
+    if (!state->json.empty()) {
+      std::vector<std::string> lines;
+      for (const EvaluateRow& row : rows) lines.push_back(json_row(options, row).dump());
+      write_json_rows(state->json, lines);
+    }
+    if (!state->output.empty()) {
+      nlohmann::ordered_json json = head(options);
+      for (const EvaluateRow& row : rows) json["results"].push_back(original_row(row));
+      write_text(state->output, json.dump(2) + "\n");
+    }
+  });
+}
+
+}  // namespace turboquant
