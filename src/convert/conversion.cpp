@@ -57,7 +57,8 @@ std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role rol
     if (spec_.head_bits == 16) return std::nullopt;
     quant.bits = spec_.head_bits;
   }
-  if (quant.method == QuantSpec::Method::original && role == Role::embedding) return std::nullopt;
+  // The original leaves embeddings, and so a tied head, as they are; affine is compared on the same tensors.
+  if (quant.method != QuantSpec::Method::tcq16 && role == Role::embedding) return std::nullopt;
   const int64_t cols = tensor.shape.back();
   if (quant.fits(cols)) return quant;
   const int multiple = quant.method == QuantSpec::Method::tcq16 ? kGroup : quant.group_size;

@@ -189,6 +189,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     baseline.params = 0;
     baseline.bits_per_weight = baseline.bits_per_weight_linear = 0;
   } else {
+    const EvaluateRow template_row = baseline;  // candidates may move as it grows
     for (const std::string& format : options.formats)
       for (const int bits : options.bits) {
         ConversionSpec spec;
@@ -199,7 +200,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
         const Conversion conversion(*source, spec);
         for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
         Candidate candidate;
-        candidate.row = baseline;
+        candidate.row = template_row;
         candidate.row.config = title(format, bits);
         candidate.row.format = format;
         candidate.row.bits = bits;

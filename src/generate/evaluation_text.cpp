@@ -20,6 +20,16 @@ void each_line(std::string_view text, const Use& use) {
 
 }  // namespace
 
+std::string with_newlines(std::string_view text) {
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i)
+    if (text[i] != '\r')
+      result += text[i];
+    else if (i + 1 == text.size() || text[i + 1] != '\n')
+      result += '\n';
+  return result;
+}
+
 std::string join_rows(const std::string& text) {
   std::string joined;
   each_line(text, [&](std::string_view line) {
@@ -44,7 +54,8 @@ Windows cut_windows(const Tokenizer& tokenizer, const EvaluateOptions& options, 
   std::string text = read_text(options.text);
   if (options.rows != "auto" && options.rows != "yes" && options.rows != "no")
     throw UsageError("--rows " + options.rows + ": use auto, yes or no");
-  // llama-perplexity takes a file as it is.
+  // llama-perplexity takes a file as it is; Python opens it as text.
+  if (!begin_each) text = with_newlines(text);
   if (!begin_each && (options.rows == "yes" || (options.rows == "auto" && has_wikitext_rows(text)))) text = join_rows(text);
   Windows windows;
   windows.tokens = tokenizer.encode(text);

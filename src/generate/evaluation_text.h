@@ -20,6 +20,8 @@ struct Windows {
   }
 };
 
+/// "\r\n" and "\r" become "\n", as Python reads text.
+std::string with_newlines(std::string_view text);
 /// WikiText rows as the datasets library gives them, joined: blank rows dropped, "\n\n" between rows that keep their
 /// own "\n". Other text stays.
 std::string join_rows(const std::string& text);
