@@ -10,25 +10,25 @@
 namespace turboquant {
 
 struct ConvertOptions {
-  std::string model;                     ///< Hugging Face folder or .gguf file
-  std::string output;                    ///< folder to make; must not exist
-  std::string format = "tcq16";          ///< "tcq16", or "original": the format of turboquant-mlx
-  int bits = 3;                          ///< of linear layers: 2, 3 or 4
-  int group_size = 64;                   ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
-  int head_bits = 8;                     ///< of embedding and head in TCQ16: 8, or 16 to leave them
-  std::string rotation = "hadamard";     ///< "hadamard", "blockwise_hadamard" (the same) or "none"
-  uint64_t rotation_seed = 42;           ///< of the random signs
-  std::string dtype;                     ///< of tensors that stay: "float16", "bfloat16", "float32"; empty: as they are
-  int threads = 0;                       ///< 0: one a processor
+  std::string model;                  ///< Hugging Face folder or .gguf file
+  std::string output;                 ///< folder to make; must not exist
+  std::string format = "tcq16";       ///< "tcq16", or "original": the format of turboquant-mlx
+  int bits = 3;                       ///< of linear layers: 2, 3 or 4
+  int group_size = 64;                ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
+  int head_bits = 8;                  ///< of embedding and head in TCQ16: 8, or 16 to leave them
+  std::string rotation = "hadamard";  ///< "hadamard", "blockwise_hadamard" (the same) or "none"
+  uint64_t rotation_seed = 42;        ///< of the random signs
+  std::string dtype;                  ///< of tensors that stay: "float16", "bfloat16", "float32"; empty: as they are
+  int threads = 0;                    ///< 0: one a processor
   /// Called with every line worth telling ("Quantized 210 linear layers ...").
   std::function<void(const std::string&)> on_message;
 };
 
 struct ConvertResult {
-  uint64_t parameters = 0;           ///< of the source model
-  uint64_t bytes = 0;                ///< of all tensors written
-  double bits_per_weight = 0;        ///< of the whole file
-  double bits_per_weight_linear = 0; ///< of the compressed linear layers: codes, indices and scales
+  uint64_t parameters = 0;            ///< of the source model
+  uint64_t bytes = 0;                 ///< of all tensors written
+  double bits_per_weight = 0;         ///< of the whole file
+  double bits_per_weight_linear = 0;  ///< of the compressed linear layers: codes, indices and scales
   int64_t linear_layers = 0;
   double seconds = 0;
 };

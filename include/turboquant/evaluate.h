@@ -11,17 +11,18 @@
 namespace turboquant {
 
 struct EvaluateOptions {
-  std::string model;                 ///< Hugging Face folder or .gguf file; a converted folder is evaluated as it is
+  std::string model;  ///< Hugging Face folder or .gguf file; a converted folder is evaluated as it is
   std::vector<int> bits = {2, 3, 4};
   std::vector<std::string> formats = {"tcq16", "original", "affine"};
-  int group_size = 64;               ///< of the original's format and of affine quantization
-  int head_bits = 8;                 ///< of embedding and head in TCQ16 rows
+  int group_size = 64;  ///< of the original's format and of affine quantization
+  int head_bits = 8;    ///< of embedding and head in TCQ16 rows
   std::string rotation = "hadamard";
   uint64_t rotation_seed = 42;
-  int num_samples = 512;             ///< windows
-  int seq_len = 512;                 ///< tokens a window
-  std::string text;                  ///< file
-  /// "original": every next token of a window is scored. "llama.cpp": the second half, BOS first where the model has it.
+  int num_samples = 512;  ///< windows
+  int seq_len = 512;      ///< tokens a window
+  std::string text;       ///< file
+  /// "original": every next token of a window is scored. "llama.cpp": the second half, BOS first where the model has
+  /// it.
   std::string protocol = "original";
   /// Whether the text is a file of WikiText rows, to be joined as the datasets library gives them: blank rows dropped,
   /// "\n\n" between rows that keep their own "\n". "auto": if its first line is a WikiText heading; "yes"; "no".
@@ -33,14 +34,14 @@ struct EvaluateOptions {
 
 /// One row of the table: the model in one format against the baseline, on the same tokens.
 struct EvaluateRow {
-  std::string config;                ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "Affine 3-bit"
-  std::string format;                ///< "none", "tcq16", "original", "affine"
+  std::string config;  ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "Affine 3-bit"
+  std::string format;  ///< "none", "tcq16", "original", "affine"
   int bits = 16;
-  std::string kv = "fp16";           ///< precision of the KV cache
-  std::string text;                  ///< name of the text file
+  std::string kv = "fp16";  ///< precision of the KV cache
+  std::string text;         ///< name of the text file
   double perplexity = 0, perplexity_se = 0;
-  double kl = 0, kl_p99 = 0;         ///< mean and 99% quantile of KL(baseline || row) a token, nats
-  double top1 = 1;                   ///< share of tokens where both have the same most likely next token
+  double kl = 0, kl_p99 = 0;  ///< mean and 99% quantile of KL(baseline || row) a token, nats
+  double top1 = 1;            ///< share of tokens where both have the same most likely next token
   uint64_t size_bytes = 0, params = 0;
   double bits_per_weight = 0, bits_per_weight_linear = 0;
   double quantize_s = 0, evaluate_s = 0;

@@ -14,31 +14,31 @@
 namespace turboquant {
 
 struct LoadOptions {
-  int threads = 0;                    ///< 0: one a processor
-  bool exact = false;                 ///< fp32 activations instead of int8: slower, for comparisons
-  std::string cache_dtype = "float16";///< of the KV cache: "float16" or "float32"
+  int threads = 0;                      ///< 0: one a processor
+  bool exact = false;                   ///< fp32 activations instead of int8: slower, for comparisons
+  std::string cache_dtype = "float16";  ///< of the KV cache: "float16" or "float32"
 };
 
 struct GenerateOptions {
   int max_tokens = 200;
-  float temperature = 0.7F;        ///< 0: greedy
-  int top_k = 0;                   ///< 0: off
-  float top_p = 1;                 ///< 1: off
-  float min_p = 0;                 ///< 0: off
-  float repetition_penalty = 1;    ///< 1: off (Keskar et al. 2019, CTRL, section 4.1)
-  std::optional<uint64_t> seed;    ///< none: a different text every time
-  std::vector<std::string> stop;   ///< the text ends before the first of these
-  bool raw = false;                ///< the prompt as it is, without the chat template
-  std::string system;              ///< system message for the chat template; empty: the template's own
+  float temperature = 0.7F;       ///< 0: greedy
+  int top_k = 0;                  ///< 0: off
+  float top_p = 1;                ///< 1: off
+  float min_p = 0;                ///< 0: off
+  float repetition_penalty = 1;   ///< 1: off (Keskar et al. 2019, CTRL, section 4.1)
+  std::optional<uint64_t> seed;   ///< none: a different text every time
+  std::vector<std::string> stop;  ///< the text ends before the first of these
+  bool raw = false;               ///< the prompt as it is, without the chat template
+  std::string system;             ///< system message for the chat template; empty: the template's own
 };
 
 struct GenerateResult {
   std::string text;
-  std::vector<int32_t> tokens;     ///< generated, without the end token
+  std::vector<int32_t> tokens;  ///< generated, without the end token
   int64_t prompt_tokens = 0;
-  double prefill_seconds = 0;      ///< from the prompt to the first token
-  double decode_seconds = 0;       ///< of all further tokens
-  std::string finish_reason;       ///< "stop": end token or stop string; "length": max_tokens or a full context; "cancelled"
+  double prefill_seconds = 0;  ///< from the prompt to the first token
+  double decode_seconds = 0;   ///< of all further tokens
+  std::string finish_reason;  ///< "stop": end token or stop string; "length": max_tokens or a full context; "cancelled"
   uint64_t cache_bytes = 0;
 };
 

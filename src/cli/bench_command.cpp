@@ -46,6 +46,10 @@ class Bench {
       : options_(options), pool_(std::make_shared<ThreadPool>(options.threads)), ops_(make_cpu_ops(pool_)) {}
 
   void run() {
+    std::unique_ptr<Checkpoint> synthetic, real;  // first: a wrong name should not wait for measurements
+    if (!options_.synthetic.empty())
+      synthetic = make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_);
+    if (!options_.model.empty()) real = open_checkpoint(options_.model);
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
     fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share");
     memory_ = memory_read_rate(*pool_) * 1e-9;
@@ -58,28 +62,30 @@ class Bench {
       for (const int bits : {2, 3, 4, 8}) matvec(bits);
       for (const int bits : {2, 3, 4}) encoder(bits);
     }
-    if (!options_.synthetic.empty())
-      model(*make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_));
-    if (!options_.model.empty()) model(*open_checkpoint(options_.model));
+    if (synthetic) model(*synthetic);
+    if (real) model(*real);
     if (!options_.json.empty()) {
       std::vector<std::string> lines;
       for (const BenchRow& row : rows_)
-        lines.push_back(nlohmann::ordered_json{{"name", row.name},
-                                               {"tok_s", row.tok_s},
-                                               {"gb_s", row.gb_s},
-                                               {"gop_s", row.gop_s},
-                                               {"ceiling", row.ceiling},
-                                               {"share", row.share}}
-                            .dump());
+        lines.push_back(nlohmann::ordered_json{
+            {"name", row.name},
+            {"tok_s", row.tok_s},
+            {"gb_s", row.gb_s},
+            {"gop_s", row.gop_s},
+            {"ceiling", row.ceiling},
+            {"share",
+             row.share}}.dump());
       write_json_rows(options_.json, lines);
     }
   }
 
  private:
   void add(const BenchRow& row) {
-    const auto cell = [](double value, int digits) { return value > 0 ? fmt::format("{:.{}f}", value, digits) : std::string("-"); };
-    fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", row.name, cell(row.tok_s, 1), cell(row.gb_s, 2), cell(row.gop_s, 0),
-               cell(row.ceiling, 1), cell(row.share, 3));
+    const auto cell = [](double value, int digits) {
+      return value > 0 ? fmt::format("{:.{}f}", value, digits) : std::string("-");
+    };
+    fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", row.name, cell(row.tok_s, 1), cell(row.gb_s, 2),
+               cell(row.gop_s, 0), cell(row.ceiling, 1), cell(row.share, 3));
     rows_.push_back(row);
     check_interrupt();
   }
@@ -96,7 +102,8 @@ class Bench {
     Tensor data = Tensor::zeros(DType::u8, {count * matrix});
     pool_->parallel_for(data.elements(), 1 << 20, [&](int64_t begin, int64_t end) {
       uint32_t state = static_cast<uint32_t>(begin) + 1;
-      for (int64_t i = begin; i < end; ++i) data.data<uint8_t>()[i] = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
+      for (int64_t i = begin; i < end; ++i)
+        data.data<uint8_t>()[i] = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
     });
     weight.scales = from_float(std::vector<float>(kRows, 1e-4F).data(), {kRows}, DType::f16);
     const Tensor x = from_float(random_normal(1, kCols).data(), {1, kCols}, DType::f32);
@@ -141,7 +148,8 @@ class Bench {
     double token_bytes = 0, multiply_adds = 0;  // a token: all linear layers and the head
     for (const TensorInfo& tensor : checkpoint.tensors()) {
       const Role role = role_of(tensor.name);
-      const bool read = role == Role::linear || role == Role::head || (role == Role::embedding && model->info().tied_head);
+      const bool read =
+          role == Role::linear || role == Role::head || (role == Role::embedding && model->info().tied_head);
       if (!read) continue;
       const std::string module(module_of(tensor.name));
       const TensorInfo* scales = checkpoint.find(module + ".scales");
@@ -175,7 +183,8 @@ class Bench {
     }
     const double tok = 1 / median(decode_s), rate = token_bytes * tok * 1e-9;
     add({label + " decode", tok, rate, 0, memory_, rate / memory_});
-    const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s), gops = 2e-9 * multiply_adds * prefill_tok;
+    const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s),
+                 gops = 2e-9 * multiply_adds * prefill_tok;
     add({fmt::format("{} prefill {}", label, prompt_length), prefill_tok, 0, gops, int8_, gops / int8_});
   }
 
@@ -189,16 +198,26 @@ class Bench {
 }  // namespace
 
 void add_bench(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("bench", "Measure speed, beside the ceilings of this machine read in the same run");
+  CLI::App* command =
+      app.add_subcommand("bench", "Measure speed, beside the ceilings of this machine read in the same run");
   auto options = std::make_shared<BenchOptions>();
   command->add_option("--model,--hf-path", options->model, "Model to measure");
-  command->add_option("--synthetic", options->synthetic, "Random weights of a real shape: llama-3.2-1b or llama-3.1-8b");
-  command->add_option("--bits,-b", options->bits, "Bits of the synthetic linear layers: 2, 3 or 4")->capture_default_str();
-  command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")->capture_default_str();
+  command->add_option("--synthetic", options->synthetic,
+                      "Random weights of a real shape: llama-3.2-1b or llama-3.1-8b");
+  command->add_option("--bits,-b", options->bits, "Bits of the synthetic linear layers: 2, 3 or 4")
+      ->capture_default_str();
+  command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")
+      ->capture_default_str();
   command->add_flag("--kernels", options->kernels, "Also the kernels alone (the default if no model is named)");
-  command->add_option("--prompt-tokens", options->prompt, "Prompt of the prefill")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--tokens", options->tokens, "Tokens a decode run")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--repeats", options->repeats, "Runs, of which the median counts")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("--prompt-tokens", options->prompt, "Prompt of the prefill")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--tokens", options->tokens, "Tokens a decode run")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--repeats", options->repeats, "Runs, of which the median counts")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--json", options->json, "Write the rows to this file: a JSON array, one object a row");
   add_threads_option(*command, options->threads);
   command->footer("Example:\n  turboquant bench --synthetic llama-3.2-1b --bits 3");

@@ -4,6 +4,7 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <csignal>
 #include <new>
 
 #include "core/interrupt.h"
@@ -34,16 +35,31 @@ void set_up_messages(bool quiet) {
   set_progress_enabled(!quiet && progress_possible());
 }
 
+void refuse_unknown_command(const CLI::App& app, int argc, const char* const* argv) {
+  std::string known;
+  bool found = false;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    known += (known.empty() ? "" : ", ") + command->get_name();
+    found = found || (argc > 1 && command->get_name() == argv[1]);
+  }
+  if (argc < 2) throw UsageError("no command given; known are: " + known + " (turboquant --help explains)");
+  const std::string word = argv[1];
+  if (!word.starts_with("-") && !found) throw UsageError("unknown command '" + word + "'; known are: " + known);
+}
+
 }  // namespace
 
 void message(const std::string& line) { spdlog::info("{}", line); }
 
 CLI::Option* add_model_option(CLI::App& command, std::string& model) {
-  return command.add_option("--model,--hf-path", model, "Hugging Face folder, converted folder, or .gguf file")->required();
+  return command.add_option("--model,--hf-path", model, "Hugging Face folder, converted folder, or .gguf file")
+      ->required();
 }
 
 void add_threads_option(CLI::App& command, int& threads) {
-  command.add_option("--threads,-t", threads, "Threads; 0: one a processor")->capture_default_str()->check(CLI::Range(0, 1024));
+  command.add_option("--threads,-t", threads, "Threads; 0: one a processor")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
 }
 
 void write_json_rows(const std::string& path, const std::vector<std::string>& rows) {
@@ -53,10 +69,12 @@ void write_json_rows(const std::string& path, const std::vector<std::string>& ro
 }
 
 int run_command(int argc, const char* const* argv) {
-  CLI::App app("TurboQuant: compress large language models to 2, 3 or 4 bits and run them fast on a CPU.", "turboquant");
-  app.footer("Start with:\n  turboquant convert --hf-path MODEL --mlx-path OUT --bits 4\n"
-             "  turboquant generate --model OUT --prompt \"Why is the sky blue?\"\n"
-             "Help on a command: turboquant COMMAND --help");
+  CLI::App app("TurboQuant: compress large language models to 2, 3 or 4 bits and run them fast on a CPU.",
+               "turboquant");
+  app.footer(
+      "Start with:\n  turboquant convert --hf-path MODEL --mlx-path OUT --bits 4\n"
+      "  turboquant generate --model OUT --prompt \"Why is the sky blue?\"\n"
+      "Help on a command: turboquant COMMAND --help");
   app.set_version_flag("--version", std::string("turboquant ") + version());
   app.require_subcommand(1);
   app.fallthrough();
@@ -71,8 +89,10 @@ int run_command(int argc, const char* const* argv) {
   add_completion(app);
   app.parse_complete_callback([&] { set_up_messages(quiet); });
   install_interrupt_handler();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of the write, not the end of the process
   pin_calling_thread();
   try {
+    refuse_unknown_command(app, argc, argv);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::Success& request) {  // --help, --version

@@ -20,15 +20,17 @@ std::string commands_of(const CLI::App& app) {
 }
 
 std::string bash(const CLI::App& app) {
-  std::string text = "# bash completion of turboquant: source <(turboquant completion bash)\n_turboquant() {\n"
-                     "  local word=\"${COMP_WORDS[COMP_CWORD]}\" words=\"\"\n  case \"${COMP_WORDS[1]}\" in\n";
+  std::string text =
+      "# bash completion of turboquant: source <(turboquant completion bash)\n_turboquant() {\n"
+      "  local word=\"${COMP_WORDS[COMP_CWORD]}\" words=\"\"\n  case \"${COMP_WORDS[1]}\" in\n";
   for (const CLI::App* command : app.get_subcommands({}))
     text += fmt::format("    {}) words=\"{}\" ;;\n", command->get_name(), options_of(*command));
   text += fmt::format("  esac\n  [ \"$COMP_CWORD\" -eq 1 ] && words=\"{}{}\"\n", commands_of(app), options_of(app));
-  text += "  if [ \"$COMP_CWORD\" -eq 1 ] || [[ \"$word\" == -* ]]; then\n"
-          "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$word\")\n"
-          "  else\n    mapfile -t COMPREPLY < <(compgen -f -- \"$word\")\n  fi\n}\n"
-          "complete -o filenames -F _turboquant turboquant\n";
+  text +=
+      "  if [ \"$COMP_CWORD\" -eq 1 ] || [[ \"$word\" == -* ]]; then\n"
+      "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$word\")\n"
+      "  else\n    mapfile -t COMPREPLY < <(compgen -f -- \"$word\")\n  fi\n}\n"
+      "complete -o filenames -F _turboquant turboquant\n";
   return text;
 }
 
@@ -39,7 +41,8 @@ std::string fish(const CLI::App& app) {
                         command->get_description());
     for (const CLI::Option* option : command->get_options())
       for (const std::string& name : option->get_lnames())
-        text += fmt::format("complete -c turboquant -n '__fish_seen_subcommand_from {}' -l {}\n", command->get_name(), name);
+        text += fmt::format("complete -c turboquant -n '__fish_seen_subcommand_from {}' -l {}\n", command->get_name(),
+                            name);
   }
   return text;
 }

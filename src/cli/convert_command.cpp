@@ -9,16 +9,23 @@ void add_convert(CLI::App& app) {
   auto qjl = std::make_shared<bool>(false), fuse = std::make_shared<bool>(false);
   options->output = "mlx_model";
   add_model_option(*command, options->model);
-  command->add_option("--mlx-path,--output,-o", options->output, "Folder to make; must not exist")->capture_default_str();
-  command->add_option("--bits,-b", options->bits, "Bits of linear layers: 2, 3 or 4")->capture_default_str();
-  command->add_option("--format", options->format, "tcq16: ours (half the error at the same bits); original: turboquant-mlx's")
+  command->add_option("--mlx-path,--output,-o", options->output, "Folder to make; must not exist")
       ->capture_default_str();
-  CLI::Option* group = command->add_option("--group-size,-g", options->group_size, "Groups of the original's format: 32, 64 or 128")
-                           ->capture_default_str();
-  command->add_option("--head-bits", options->head_bits, "Embedding and head in tcq16: 8, or 16 to leave them")->capture_default_str();
-  command->add_option("--rotation", options->rotation, "hadamard, blockwise_hadamard (the same) or none")->capture_default_str();
+  command->add_option("--bits,-b", options->bits, "Bits of linear layers: 2, 3 or 4")->capture_default_str();
+  command
+      ->add_option("--format", options->format,
+                   "tcq16: ours (half the error at the same bits); original: turboquant-mlx's")
+      ->capture_default_str();
+  CLI::Option* group =
+      command->add_option("--group-size,-g", options->group_size, "Groups of the original's format: 32, 64 or 128")
+          ->capture_default_str();
+  command->add_option("--head-bits", options->head_bits, "Embedding and head in tcq16: 8, or 16 to leave them")
+      ->capture_default_str();
+  command->add_option("--rotation", options->rotation, "hadamard, blockwise_hadamard (the same) or none")
+      ->capture_default_str();
   command->add_option("--rotation-seed", options->rotation_seed, "Seed of the random signs")->capture_default_str();
-  command->add_option("--dtype", options->dtype, "Type of tensors that stay: float16, bfloat16, float32; default: as they are");
+  command->add_option("--dtype", options->dtype,
+                      "Type of tensors that stay: float16, bfloat16, float32; default: as they are");
   command->add_flag("--fuse-rotations", *fuse, "Accepted for compatibility: rotations are shared already");
   command->add_flag("--use-qjl", *qjl, "Of turboquant-mlx; refused: a bit more is worth more");
   add_threads_option(*command, options->threads);
@@ -26,9 +33,11 @@ void add_convert(CLI::App& app) {
   command->callback([=] {
     options->on_message = message;
     if (*qjl)
-      throw UsageError("--use-qjl is not supported: the extra bit a weight lowers the error more in the codebook (--bits " +
-                       std::to_string(std::min(options->bits + 1, 4)) + ")");
-    if (options->format == "tcq16" && group->count() > 0) message("--group-size has no effect on tcq16: its groups are 16");
+      throw UsageError(
+          "--use-qjl is not supported: the extra bit a weight lowers the error more in the codebook (--bits " +
+          std::to_string(std::min(options->bits + 1, 4)) + ")");
+    if (options->format == "tcq16" && group->count() > 0)
+      message("--group-size has no effect on tcq16: its groups are 16");
     if (*fuse) message("--fuse-rotations has no effect: layers that read one input share its rotation already");
     convert(*options);
   });

@@ -13,14 +13,15 @@ namespace {
 constexpr const char* kDefaultText = "data/wikitext-2-raw-test.txt";
 
 void print_table(const std::vector<EvaluateRow>& rows) {
-  fmt::print("{:<20} {:>16} {:>9} {:>9} {:>9} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9}\n", "Config", "PPL", "", "KL", "KL p99",
-             "top-1 %", "Size (MB)", "BPW", "BPW lin.", "Quant (s)", "Eval (s)");
+  fmt::print("{:<20} {:>16} {:>9} {:>9} {:>9} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9}\n", "Config", "PPL", "", "KL",
+             "KL p99", "top-1 %", "Size (MB)", "BPW", "BPW lin.", "Quant (s)", "Eval (s)");
   for (const EvaluateRow& row : rows) {
     const std::string change = fmt::format("({:+.1f}%)", 100 * (row.perplexity / rows.front().perplexity - 1));
-    fmt::print("{:<20} {:>16} {:>9} {:>9.4f} {:>9.3f} {:>8.2f} {:>9.1f} {:>7.2f} {:>9.3f} {:>9.1f} {:>9.1f}\n", row.config,
-               fmt::format("{:.2f} +-{:.2f}", row.perplexity, row.perplexity_se), &row == rows.data() ? "" : change, row.kl,
-               row.kl_p99, 100 * row.top1, static_cast<double>(row.size_bytes) * 1e-6, row.bits_per_weight,
-               row.bits_per_weight_linear, row.quantize_s, row.evaluate_s);
+    fmt::print("{:<20} {:>16} {:>9} {:>9.4f} {:>9.3f} {:>8.2f} {:>9.1f} {:>7.2f} {:>9.3f} {:>9.1f} {:>9.1f}\n",
+               row.config, fmt::format("{:.2f} +-{:.2f}", row.perplexity, row.perplexity_se),
+               &row == rows.data() ? "" : change, row.kl, row.kl_p99, 100 * row.top1,
+               static_cast<double>(row.size_bytes) * 1e-6, row.bits_per_weight, row.bits_per_weight_linear,
+               row.quantize_s, row.evaluate_s);
   }
 }
 
@@ -76,16 +77,22 @@ void add_evaluate(CLI::App& app) {
   add_model_option(*command, options.model);
   command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
   command->add_option("--formats", options.formats, "tcq16, original, affine")->capture_default_str();
-  command->add_option("--group-size,-g", options.group_size, "Groups of the original's format and of affine: 32, 64 or 128")
+  command
+      ->add_option("--group-size,-g", options.group_size,
+                   "Groups of the original's format and of affine: 32, 64 or 128")
       ->capture_default_str();
-  command->add_option("--head-bits", options.head_bits, "Embedding and head of tcq16 rows: 8 or 16")->capture_default_str();
-  command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")->capture_default_str();
+  command->add_option("--head-bits", options.head_bits, "Embedding and head of tcq16 rows: 8 or 16")
+      ->capture_default_str();
+  command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
+      ->capture_default_str();
   command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();
   command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
   command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();
   command->add_option("--text", options.text, "Text file")->capture_default_str();
-  command->add_option("--rows", options.rows, "Join the file's lines as WikiText rows: auto, yes, no")->capture_default_str();
-  command->add_option("--protocol", options.protocol, "original: every token of a window; llama.cpp: as llama-perplexity")
+  command->add_option("--rows", options.rows, "Join the file's lines as WikiText rows: auto, yes, no")
+      ->capture_default_str();
+  command
+      ->add_option("--protocol", options.protocol, "original: every token of a window; llama.cpp: as llama-perplexity")
       ->capture_default_str();
   command->add_flag("--include-affine", state->include_affine, "Affine rows (the default)");
   command->add_flag("--no-affine", state->no_affine, "No affine rows");

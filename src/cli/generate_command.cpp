@@ -27,11 +27,16 @@ void add_generate(CLI::App& app) {
   add_model_option(*command, state->model);
   command->add_option("--prompt,-p", state->prompt, "What to answer or continue")->capture_default_str();
   command->add_option("--max-tokens,-m,-n", options.max_tokens, "Most tokens to write")->capture_default_str();
-  command->add_option("--temp,--temperature", options.temperature, "Temperature; 0: always the most likely token")->capture_default_str();
+  command->add_option("--temp,--temperature", options.temperature, "Temperature; 0: always the most likely token")
+      ->capture_default_str();
   command->add_option("--top-k", options.top_k, "Only the k most likely tokens; 0: off")->capture_default_str();
-  command->add_option("--top-p", options.top_p, "Only the most likely tokens that together reach p; 1: off")->capture_default_str();
-  command->add_option("--min-p", options.min_p, "Only tokens at least p times as likely as the best; 0: off")->capture_default_str();
-  command->add_option("--repetition-penalty", options.repetition_penalty, "Divides the scores of tokens in the text; 1: off")
+  command->add_option("--top-p", options.top_p, "Only the most likely tokens that together reach p; 1: off")
+      ->capture_default_str();
+  command->add_option("--min-p", options.min_p, "Only tokens at least p times as likely as the best; 0: off")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", options.repetition_penalty,
+                   "Divides the scores of tokens in the text; 1: off")
       ->capture_default_str();
   CLI::Option* seed = command->add_option("--seed", state->seed, "Makes sampling repeatable");
   command->add_option("--stop", options.stop, "Text that ends the answer; may be repeated");
@@ -45,16 +50,18 @@ void add_generate(CLI::App& app) {
   command->callback([=] {
     if (seed->count() > 0) state->generate.seed = state->seed;
     LanguageModel model = LanguageModel::load(state->model, state->load);
-    const GenerateResult result =
-        model.generate(state->prompt, state->generate, [](std::string_view text) {
-          return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-        });
+    const GenerateResult result = model.generate(state->prompt, state->generate, [](std::string_view text) {
+      return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+    });
     fmt::print("\n");
+    std::fflush(stdout);
     const auto generated = static_cast<int64_t>(result.tokens.size());
     message(fmt::format("Prompt: {} tokens, {:.1f} tokens-per-sec", result.prompt_tokens,
                         rate(result.prompt_tokens, result.prefill_seconds)));
-    message(fmt::format("Generation: {} tokens, {:.1f} tokens-per-sec", generated, rate(generated - 1, result.decode_seconds)));
-    message(fmt::format("KV cache: {:.1f} MB, finished: {}", static_cast<double>(result.cache_bytes) * 1e-6, result.finish_reason));
+    message(fmt::format("Generation: {} tokens, {:.1f} tokens-per-sec", generated,
+                        rate(generated - 1, result.decode_seconds)));
+    message(fmt::format("KV cache: {:.1f} MB, finished: {}", static_cast<double>(result.cache_bytes) * 1e-6,
+                        result.finish_reason));
     check_interrupt();
   });
 }

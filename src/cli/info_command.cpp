@@ -29,7 +29,8 @@ uint64_t weights_in(const Checkpoint& checkpoint, const TensorInfo& tensor, cons
   const TensorInfo* scales = checkpoint.find(module + ".scales");
   if (scales == nullptr) return static_cast<uint64_t>(tensor.shape.elements());
   if (tensor.dtype == DType::u8) return static_cast<uint64_t>(scales->shape[0] * tensor.shape[1] * kGroup);
-  const int64_t group = checkpoint.config().value("quantization", nlohmann::json::object()).value("group_size", int64_t{64});
+  const int64_t group =
+      checkpoint.config().value("quantization", nlohmann::json::object()).value("group_size", int64_t{64});
   return static_cast<uint64_t>(scales->shape.elements() * group);
 }
 
@@ -43,8 +44,11 @@ void add_info(CLI::App& app) {
     bool json = false;
   };
   auto state = std::make_shared<State>();
-  command->add_option("model,--model,--hf-path", state->model, "Hugging Face folder, converted folder, or .gguf file")->required();
-  command->add_option("--context,-c", state->context, "Context length that memory is stated for")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("model,--model,--hf-path", state->model, "Hugging Face folder, converted folder, or .gguf file")
+      ->required();
+  command->add_option("--context,-c", state->context, "Context length that memory is stated for")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_flag("--json", state->json, "Print JSON");
   command->callback([state] {
     const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(state->model);
@@ -56,8 +60,8 @@ void add_info(CLI::App& app) {
       const std::string module(module_of(tensor.name));
       const Role role = role_of(tensor.name);
       if (role == Role::other) {
-        if (tensor.name.ends_with(".scales") || tensor.name.ends_with(".biases") || tensor.name.ends_with(".codebook") ||
-            tensor.name.ends_with(".signs"))
+        if (tensor.name.ends_with(".scales") || tensor.name.ends_with(".biases") ||
+            tensor.name.ends_with(".codebook") || tensor.name.ends_with(".signs"))
           continue;
         all.weights += static_cast<uint64_t>(tensor.shape.elements());
         continue;
@@ -77,10 +81,13 @@ void add_info(CLI::App& app) {
         linear.bytes += bytes;
       }
     }
-    const auto bits = [](const Share& s) { return s.weights == 0 ? 0 : 8.0 * static_cast<double>(s.bytes) / static_cast<double>(s.weights); };
+    const auto bits = [](const Share& s) {
+      return s.weights == 0 ? 0 : 8.0 * static_cast<double>(s.bytes) / static_cast<double>(s.weights);
+    };
     const int64_t context = std::min(state->context, info.max_context);
     const AttentionShape& attention = info.attention;
-    const uint64_t cache = static_cast<uint64_t>(2 * info.n_layers * attention.n_kv_heads * attention.head_dim * context) * 2;
+    const uint64_t cache =
+        static_cast<uint64_t>(2 * info.n_layers * attention.n_kv_heads * attention.head_dim * context) * 2;
     if (state->json) {
       nlohmann::ordered_json json = {{"model", state->model},
                                      {"architecture", info.architecture},
@@ -99,7 +106,9 @@ void add_info(CLI::App& app) {
                                      {"context", context},
                                      {"kv_cache_bytes", cache}};
       for (const auto& [key, share] : shares)
-        json["weights"].push_back({{"role", key.first == Role::linear ? "linear" : key.first == Role::head ? "head" : "embedding"},
+        json["weights"].push_back({{"role", key.first == Role::linear ? "linear"
+                                            : key.first == Role::head ? "head"
+                                                                      : "embedding"},
                                    {"storage", key.second},
                                    {"tensors", share.tensors},
                                    {"weights", share.weights},
@@ -110,16 +119,19 @@ void add_info(CLI::App& app) {
     }
     fmt::print("Model          {}\n", state->model);
     fmt::print("Architecture   {}: {} layers, hidden {}, intermediate {}, {} heads of {} ({} for keys and values)\n",
-               info.architecture, info.n_layers, info.hidden_size, info.intermediate_size, attention.n_heads, attention.head_dim,
-               attention.n_kv_heads);
-    fmt::print("Vocabulary     {}, context {}, {} head\n", info.vocab_size, info.max_context, info.tied_head ? "tied" : "separate");
+               info.architecture, info.n_layers, info.hidden_size, info.intermediate_size, attention.n_heads,
+               attention.head_dim, attention.n_kv_heads);
+    fmt::print("Vocabulary     {}, context {}, {} head\n", info.vocab_size, info.max_context,
+               info.tied_head ? "tied" : "separate");
     fmt::print("Parameters     {}\n", all.weights);
     fmt::print("Size           {:.1f} MB, {:.3f} bits a weight; linear layers {:.4f} bits a weight\n",
                static_cast<double>(all.bytes) * 1e-6, bits(all), bits(linear));
     for (const auto& [key, share] : shares)
       fmt::print("  {:<12} {:<22} {:>4} tensors {:>12} weights {:>9.1f} MB {:>8.4f} bits a weight\n",
-                 key.first == Role::linear ? "linear" : key.first == Role::head ? "head" : "embedding", key.second, share.tensors,
-                 share.weights, static_cast<double>(share.bytes) * 1e-6, bits(share));
+                 key.first == Role::linear ? "linear"
+                 : key.first == Role::head ? "head"
+                                           : "embedding",
+                 key.second, share.tensors, share.weights, static_cast<double>(share.bytes) * 1e-6, bits(share));
     fmt::print("Memory at {}  {:.1f} MB weights (mapped) + {:.1f} MB KV cache (fp16)\n", context,
                static_cast<double>(all.bytes) * 1e-6, static_cast<double>(cache) * 1e-6);
   });

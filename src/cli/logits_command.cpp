@@ -16,14 +16,16 @@ std::vector<int32_t> read_ids(const SafetensorsFile& file, const std::string& pa
   const Tensor tensor = file.tensor("input_ids");
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < tensor.elements(); ++i)
-    ids.push_back(info->dtype == DType::i32 ? tensor.data<int32_t>()[i] : static_cast<int32_t>(tensor.data<int64_t>()[i]));
+    ids.push_back(info->dtype == DType::i32 ? tensor.data<int32_t>()[i]
+                                            : static_cast<int32_t>(tensor.data<int64_t>()[i]));
   return ids;
 }
 
 }  // namespace
 
 void add_logits(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("logits", "Compute logits of given tokens, to compare with another implementation");
+  CLI::App* command =
+      app.add_subcommand("logits", "Compute logits of given tokens, to compare with another implementation");
   struct State {
     std::string model, input, output;
     LoadOptions load;
@@ -32,8 +34,11 @@ void add_logits(CLI::App& app) {
   auto state = std::make_shared<State>();
   add_model_option(*command, state->model);
   command->add_option("--input", state->input, "safetensors file with input_ids [batch, tokens]")->required();
-  command->add_option("--output", state->output, "safetensors file to write: logits F32 [batch, tokens, vocabulary]")->required();
-  command->add_option("--greedy", state->greedy, "Also write 'greedy': so many most likely tokens after the first sequence")
+  command->add_option("--output", state->output, "safetensors file to write: logits F32 [batch, tokens, vocabulary]")
+      ->required();
+  command
+      ->add_option("--greedy", state->greedy,
+                   "Also write 'greedy': so many most likely tokens after the first sequence")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8, and an fp32 KV cache");
   add_threads_option(*command, state->load.threads);
@@ -48,7 +53,8 @@ void add_logits(CLI::App& app) {
     Tensor logits = Tensor::zeros(DType::f32, {batch, tokens, vocab});
     for (int64_t b = 0; b < batch; ++b) {
       Cache cache = model.make_cache();
-      const SequenceTokens sequence{&cache, std::span(ids).subspan(static_cast<size_t>(b * tokens), static_cast<size_t>(tokens)), 0};
+      const SequenceTokens sequence{
+          &cache, std::span(ids).subspan(static_cast<size_t>(b * tokens), static_cast<size_t>(tokens)), 0};
       const Tensor row = model.forward({&sequence, 1});
       std::copy_n(row.data<float>(), tokens * vocab, logits.data<float>() + b * tokens * vocab);
     }

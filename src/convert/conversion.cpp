@@ -51,7 +51,10 @@ Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec) : s
 }
 
 std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role role) {
-  if (role == Role::other || tensor.shape.rank() != 2 || !is_float(tensor.dtype)) return std::nullopt;
+  if (role == Role::other) return std::nullopt;
+  if (tensor.shape.rank() != 2 || !is_float(tensor.dtype))
+    throw Error(source_.path().string() + ": tensor '" + tensor.name + "': " + std::string(name(tensor.dtype)) + " " +
+                to_string(tensor.shape) + ", expected F32, F16 or BF16 of two dimensions");
   QuantSpec quant = spec_.linear;
   if (quant.method == QuantSpec::Method::tcq16 && role != Role::linear) {
     if (spec_.head_bits == 16) return std::nullopt;
@@ -211,7 +214,8 @@ class MemoryCheckpoint final : public Checkpoint {
 
 }  // namespace
 
-std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion, ThreadPool& pool) {
+std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion,
+                                              ThreadPool& pool) {
   return std::make_unique<MemoryCheckpoint>(source, conversion, pool);
 }
 

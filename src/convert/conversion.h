@@ -16,7 +16,7 @@ namespace turboquant {
 
 struct ConversionSpec {
   QuantSpec linear;
-  int head_bits = 8;           // of embedding and head in TCQ16: 8, or 16 to leave them
+  int head_bits = 8;  // of embedding and head in TCQ16: 8, or 16 to leave them
   bool rotate = true;
   uint64_t rotation_seed = 42;
   std::optional<DType> dtype;  // of floating-point tensors that stay

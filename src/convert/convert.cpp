@@ -11,6 +11,7 @@
 #include "convert/conversion.h"
 #include "convert/options.h"
 #include "io/safetensors.h"
+#include "models/model.h"
 
 namespace turboquant {
 namespace {
@@ -18,10 +19,10 @@ namespace {
 namespace fs = std::filesystem;
 
 // Files that go with a model into the converted folder.
-constexpr std::array kSidecars = {"tokenizer.json",        "tokenizer_config.json",  "special_tokens_map.json",
-                                  "chat_template.jinja",   "chat_template.json",     "generation_config.json",
-                                  "added_tokens.json",     "vocab.json",             "merges.txt",
-                                  "preprocessor_config.json"};
+constexpr std::array kSidecars = {
+    "tokenizer.json",     "tokenizer_config.json",   "special_tokens_map.json", "chat_template.jinja",
+    "chat_template.json", "generation_config.json",  "added_tokens.json",       "vocab.json",
+    "merges.txt",         "preprocessor_config.json"};
 
 /// A folder beside the final one that vanishes unless it is kept.
 class TemporaryFolder {
@@ -31,13 +32,18 @@ class TemporaryFolder {
     std::error_code error;
     if (fs::exists(final, error))
       throw Error(final.string() + ": exists already; choose another output folder, or remove it");
-    if (!final.parent_path().empty()) fs::create_directories(final.parent_path(), error);
+    for (fs::path parent = final.parent_path(); !parent.empty() && !fs::exists(parent, error);
+         parent = parent.parent_path())
+      made_.push_back(parent);
+    if (!made_.empty()) fs::create_directories(made_.front(), error);
     if (error || !fs::create_directory(path_, error))
       throw Error(path_.string() + ": cannot create the output folder: " + error.message());
   }
   ~TemporaryFolder() {
     std::error_code ignored;
-    if (!path_.empty()) fs::remove_all(path_, ignored);
+    if (path_.empty()) return;
+    fs::remove_all(path_, ignored);
+    for (const fs::path& parent : made_) fs::remove(parent, ignored);
   }
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
@@ -54,6 +60,7 @@ class TemporaryFolder {
 
  private:
   fs::path path_, final_;
+  std::vector<fs::path> made_;  // parents that were not there, the innermost first
 };
 
 std::string model_card(const ConvertOptions& options, const ConvertResult& result) {
@@ -78,6 +85,7 @@ ConvertResult convert(const ConvertOptions& options) {
   if (!output.has_filename()) output = output.parent_path();
   say("Loading model from " + options.model);
   const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
   TemporaryFolder folder(output);
 
   const Conversion conversion(*source, spec);
@@ -90,7 +98,8 @@ ConvertResult convert(const ConvertOptions& options) {
                   options.bits, result.bits_per_weight_linear, options.format, options.rotation));
 
   ThreadPool pool(options.threads);
-  SafetensorsWriter writer(folder.path(), conversion.outputs(), {{"format", options.format == "tcq16" ? "turboquant" : "mlx"}});
+  SafetensorsWriter writer(folder.path(), conversion.outputs(),
+                           {{"format", options.format == "tcq16" ? "turboquant" : "mlx"}});
   conversion.run(pool, [&](const std::string& name, const Tensor& tensor) {
     writer.add(name, tensor);
     result.bytes += tensor.bytes();

@@ -1,4 +1,5 @@
-// IEEE half precision and bfloat16, one value at a time. Kernels convert whole vectors with the processor's instructions.
+// IEEE half precision and bfloat16, one value at a time. Kernels convert whole vectors with the processor's
+// instructions.
 #pragma once
 
 #include <bit>

@@ -18,8 +18,12 @@ void set_progress_enabled(bool value) { enabled = value; }
 bool progress_possible() { return isatty(STDERR_FILENO) != 0; }
 
 Progress::Progress(std::string label, int64_t total, Unit unit)
-    : label_(std::move(label)), total_(std::max<int64_t>(total, 1)), unit_(unit), visible_(enabled),
-      start_(std::chrono::steady_clock::now()), drawn_(start_) {}
+    : label_(std::move(label)),
+      total_(std::max<int64_t>(total, 1)),
+      unit_(unit),
+      visible_(enabled),
+      start_(std::chrono::steady_clock::now()),
+      drawn_(start_) {}
 
 Progress::~Progress() {
   if (visible_) fmt::print(stderr, "\r\033[K");
@@ -39,9 +43,9 @@ void Progress::draw() {
   const double seconds = std::chrono::duration<double>(drawn_ - start_).count();
   const double left = share > 0 ? seconds * (1 - share) / share : 0;
   const int filled = static_cast<int>(share * kWidth);
-  const std::string amount = unit_ == Unit::bytes
-                                 ? fmt::format("{:.1f}/{:.1f} MB", static_cast<double>(done_) * 1e-6, static_cast<double>(total_) * 1e-6)
-                                 : fmt::format("{}/{}", done_, total_);
+  const std::string amount = unit_ == Unit::bytes ? fmt::format("{:.1f}/{:.1f} MB", static_cast<double>(done_) * 1e-6,
+                                                                static_cast<double>(total_) * 1e-6)
+                                                  : fmt::format("{}/{}", done_, total_);
   fmt::print(stderr, "\r\033[K{} [{}{}] {:3.0f}% {} {:.0f} s left", label_, std::string(filled, '#'),
              std::string(kWidth - filled, '.'), 100 * share, amount, left);
   std::fflush(stderr);

@@ -67,8 +67,7 @@ std::vector<uint32_t> random_bits(uint64_t seed, int64_t n) {
   const auto key0 = static_cast<uint32_t>(seed >> 32), key1 = static_cast<uint32_t>(seed);
   std::vector<uint32_t> bits(static_cast<size_t>(n));
   const auto half = static_cast<uint32_t>(n / 2), odd = static_cast<uint32_t>(n % 2);
-  for (uint32_t i = 0; i < half; ++i)
-    std::tie(bits[i], bits[half + odd + i]) = threefry(key0, key1, i, half + odd + i);
+  for (uint32_t i = 0; i < half; ++i) std::tie(bits[i], bits[half + odd + i]) = threefry(key0, key1, i, half + odd + i);
   if (odd != 0) bits[half] = threefry(key0, key1, half, 0).first;
   return bits;
 }

@@ -1,6 +1,6 @@
 // Vectors of floats for code that is written once and compiled for each instruction set. Only for *.avx2.cpp and
-// *.avx512.cpp, which are compiled for these instructions: everything here has internal linkage or is always inlined, so
-// that no function compiled for a newer processor can stand in for a portable one of the same name.
+// *.avx512.cpp, which are compiled for these instructions: everything here has internal linkage or is always inlined,
+// so that no function compiled for a newer processor can stand in for a portable one of the same name.
 #pragma once
 
 #include <immintrin.h>
@@ -27,9 +27,11 @@ struct Floats {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
   }
+  static Floats load_int32(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store_half(uint16_t* p) const {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   /// Rounded to nearest even and saturated to int8.
   void store_int8(int8_t* p) const {
@@ -75,6 +77,9 @@ struct Floats {
   static Floats load_bfloat(const uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+  }
+  static Floats load_int32(const int32_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store_half(uint16_t* p) const {
@@ -132,8 +137,8 @@ inline void store_first(Floats x, float* p, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = buffer[i];
 }
 
-/// e^x within 2 units in the last place on [-87, 88]; x outside counts as the nearer end. Range reduction by ln 2 in two
-/// parts, then a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2].
+/// e^x within 2 units in the last place on [-87, 88]; x outside counts as the nearer end. Range reduction by ln 2 in
+/// two parts, then a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2].
 inline Floats exp(Floats x) {
   const Floats low = Floats::all(-87.0F), high = Floats::all(88.0F);
   const Floats y = min(max(x, low), high);

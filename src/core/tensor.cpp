@@ -25,7 +25,8 @@ Tensor Tensor::zeros(DType dtype, Shape shape) {
   void* data = std::aligned_alloc(kAlignment, rounded);
   if (data == nullptr) throw std::bad_alloc();
   std::memset(data, 0, rounded);
-  return {dtype, shape, data, std::shared_ptr<const void>(data, [](const void* p) { std::free(const_cast<void*>(p)); })};
+  return {dtype, shape, data,
+          std::shared_ptr<const void>(data, [](const void* p) { std::free(const_cast<void*>(p)); })};
 }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {

@@ -22,7 +22,8 @@ class Shape {
   Shape() = default;
   Shape(std::initializer_list<int64_t> dims) : Shape(std::span<const int64_t>(dims.begin(), dims.size())) {}
   explicit Shape(std::span<const int64_t> dims) : rank_(dims.size()) {
-    if (rank_ > kMaxRank) throw Error("tensor of rank " + std::to_string(rank_) + ": at most 6 dimensions are supported");
+    if (rank_ > kMaxRank)
+      throw Error("tensor of rank " + std::to_string(rank_) + ": at most 6 dimensions are supported");
     for (size_t i = 0; i < rank_; ++i) dims_[i] = dims[i];
   }
 
@@ -52,7 +53,10 @@ class Tensor {
   Tensor() = default;
   /// A view of bytes that `owner` keeps alive (a mapped file, an arena, a buffer).
   Tensor(DType dtype, Shape shape, const void* data, std::shared_ptr<const void> owner)
-      : dtype_(dtype), shape_(shape), data_(static_cast<std::byte*>(const_cast<void*>(data))), owner_(std::move(owner)) {}
+      : dtype_(dtype),
+        shape_(shape),
+        data_(static_cast<std::byte*>(const_cast<void*>(data))),
+        owner_(std::move(owner)) {}
 
   /// New zeroed memory, 64-byte aligned.
   static Tensor zeros(DType dtype, Shape shape);

@@ -31,7 +31,8 @@ std::vector<int> usable_processors() {
       if (CPU_ISSET(i, &set)) processors.push_back(i);
 #endif
   if (processors.empty())
-    for (int i = 0; i < static_cast<int>(std::max(1u, std::thread::hardware_concurrency())); ++i) processors.push_back(i);
+    for (int i = 0; i < static_cast<int>(std::max(1u, std::thread::hardware_concurrency())); ++i)
+      processors.push_back(i);
   return processors;
 }
 

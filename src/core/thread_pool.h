@@ -6,8 +6,8 @@
 #include <exception>
 #include <mutex>
 #include <thread>
-#include <utility>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace turboquant {

@@ -13,6 +13,7 @@
 #include "core/progress.h"
 #include "generate/evaluation_text.h"
 #include "generate/state.h"
+#include "io/config.h"
 #include "io/safetensors.h"
 
 namespace turboquant {
@@ -106,7 +107,8 @@ class WindowScorer {
           if (is_baseline) reference = top;
           const auto at = done + static_cast<size_t>(t);
           candidate.nll[at] = top.log_sum - static_cast<double>(x[window[static_cast<size_t>(first + t + 1)]]);
-          const double expected = expected_difference(baseline_p_.data() + t * vocab, baseline_.data() + t * vocab, x, vocab);
+          const double expected =
+              expected_difference(baseline_p_.data() + t * vocab, baseline_.data() + t * vocab, x, vocab);
           candidate.kl[at] = static_cast<float>(std::max(0.0, expected - (reference.log_sum - top.log_sum)));
           same[static_cast<size_t>(t)] = reference.token == top.token ? 1 : 0;
         }
@@ -142,7 +144,8 @@ void finish(Candidate& candidate) {
 
 void check_options(const EvaluateOptions& options) {
   if (options.seq_len < 2) throw UsageError("--seq-len " + std::to_string(options.seq_len) + ": must be 2 or more");
-  if (options.num_samples < 1) throw UsageError("--num-samples " + std::to_string(options.num_samples) + ": must be 1 or more");
+  if (options.num_samples < 1)
+    throw UsageError("--num-samples " + std::to_string(options.num_samples) + ": must be 1 or more");
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
   for (const int bits : options.bits)
@@ -172,7 +175,8 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   const bool llama_cpp = options.protocol == "llama.cpp";
   const Windows windows = cut_windows(load_tokenizer(*source), options, llama_cpp);
   if (options.seq_len > info.max_context)
-    throw UsageError("--seq-len " + std::to_string(options.seq_len) + ": the model's context is " + std::to_string(info.max_context));
+    throw UsageError("--seq-len " + std::to_string(options.seq_len) + ": the model's context is " +
+                     std::to_string(info.max_context));
   for (const int32_t token : windows.tokens)
     if (token >= info.vocab_size)
       throw Error(options.model + ": the tokenizer gives token " + std::to_string(token) +
@@ -180,12 +184,12 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   for (const TensorInfo& tensor : source->tensors()) baseline.params += static_cast<uint64_t>(tensor.shape.elements());
   add_sizes(baseline, *source, 16);
 
-  const auto& config = source->config();
-  if (config.contains("quantization")) {
+  const nlohmann::json quantization = config_object(source->config(), options.model, "quantization");
+  if (!quantization.empty()) {
     // A converted folder: its own row, without a baseline to compare with.
     baseline.config = std::filesystem::path(options.model).filename().string();
-    baseline.format = config.at("quantization").value("format", "original");
-    baseline.bits = config.at("quantization").value("bits", 0);
+    baseline.format = config_string_or(quantization, options.model, "format", "original");
+    baseline.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
     baseline.params = 0;
     baseline.bits_per_weight = baseline.bits_per_weight_linear = 0;
   } else {

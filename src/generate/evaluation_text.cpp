@@ -56,12 +56,13 @@ Windows cut_windows(const Tokenizer& tokenizer, const EvaluateOptions& options, 
     throw UsageError("--rows " + options.rows + ": use auto, yes or no");
   // llama-perplexity takes a file as it is; Python opens it as text.
   if (!begin_each) text = with_newlines(text);
-  if (!begin_each && (options.rows == "yes" || (options.rows == "auto" && has_wikitext_rows(text)))) text = join_rows(text);
+  if (!begin_each && (options.rows == "yes" || (options.rows == "auto" && has_wikitext_rows(text))))
+    text = join_rows(text);
   Windows windows;
   windows.tokens = tokenizer.encode(text);
   windows.length = options.seq_len;
-  const size_t whole = std::min(windows.tokens.size() / static_cast<size_t>(windows.length),
-                                static_cast<size_t>(options.num_samples));
+  const size_t whole =
+      std::min(windows.tokens.size() / static_cast<size_t>(windows.length), static_cast<size_t>(options.num_samples));
   if (whole == 0)
     throw Error(options.text + ": has " + std::to_string(windows.tokens.size()) + " tokens, fewer than one window of " +
                 std::to_string(windows.length) + "; use a longer text or a smaller --seq-len");

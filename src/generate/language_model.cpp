@@ -40,7 +40,7 @@ const Tokenizer& LanguageModel::State::tokenizer() {
 }
 
 std::vector<int32_t> LanguageModel::State::prompt_tokens(std::string_view prompt, const GenerateOptions& options) {
-  if (prompt.empty()) throw Error("the prompt is empty; give some text to continue");
+  if (prompt.empty()) throw UsageError("the prompt is empty; give some text to continue");
   if (options.raw || !chat) return tokenizer().encode(prompt);
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
@@ -97,10 +97,12 @@ int64_t LanguageModel::max_context() const { return state_->model->info().max_co
 
 GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOptions& options,
                                        const std::function<bool(std::string_view)>& on_text) {
-  if (options.max_tokens < 1) throw UsageError("--max-tokens " + std::to_string(options.max_tokens) + ": must be 1 or more");
+  if (options.max_tokens < 1)
+    throw UsageError("--max-tokens " + std::to_string(options.max_tokens) + ": must be 1 or more");
   Sampler sampler(options);
   Model& model = *state_->model;
   std::vector<int32_t> history = state_->prompt_tokens(prompt, options);
+  if (history.empty()) throw UsageError("the prompt has no tokens; give some text to continue");
   const auto prompt_length = static_cast<int64_t>(history.size());
   if (prompt_length >= model.info().max_context)
     throw Error("the prompt has " + std::to_string(prompt_length) + " tokens; the model's context is " +
@@ -111,9 +113,11 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
   Cache cache = model.make_cache();
   StreamingDetokenizer detokenizer(state_->tokenizer());
   StopStrings stop(options.stop);
+  bool wanted = true;
   const auto emit = [&](const std::string& piece) {
+    if (!wanted) return;
     result.text += piece;
-    return piece.empty() || !on_text || on_text(piece);
+    wanted = piece.empty() || !on_text || on_text(piece);
   };
 
   auto start = std::chrono::steady_clock::now();
@@ -130,7 +134,7 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
     }
     result.tokens.push_back(token);
     history.push_back(token);
-    const bool wanted = emit(stop.add(detokenizer.add(token)));
+    emit(stop.add(detokenizer.add(token)));
     if (stop.found()) {
       result.finish_reason = "stop";
       break;

@@ -15,8 +15,11 @@ void check(bool good, const char* option, float value, const char* range) {
 }  // namespace
 
 Sampler::Sampler(const GenerateOptions& options)
-    : temperature_(options.temperature), top_p_(options.top_p), min_p_(options.min_p),
-      penalty_(options.repetition_penalty), top_k_(static_cast<size_t>(std::max(options.top_k, 0))),
+    : temperature_(options.temperature),
+      top_p_(options.top_p),
+      min_p_(options.min_p),
+      penalty_(options.repetition_penalty),
+      top_k_(static_cast<size_t>(std::max(options.top_k, 0))),
       random_(options.seed ? *options.seed : std::random_device()()) {
   check(temperature_ >= 0 && std::isfinite(temperature_), "--temp", temperature_, "0 or more");
   check(top_p_ > 0 && top_p_ <= 1, "--top-p", top_p_, "above 0 and at most 1");

@@ -1,13 +1,13 @@
 #include "models/llama.h"
 
-#include "models/config.h"
+#include "io/config.h"
 
 namespace turboquant {
 
 LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options)
     : Model(model_info(checkpoint.config(), checkpoint.path().string()), std::move(ops), options),
-      rope_(checkpoint.config(), info_.attention.head_dim),
-      eps_(config_float_or(checkpoint.config(), checkpoint.path().string(), "rms_norm_eps", 1e-6F)) {
+      rope_(checkpoint.config(), checkpoint.path().string(), info_.attention.head_dim),
+      eps_(static_cast<float>(config_positive(checkpoint.config(), checkpoint.path().string(), "rms_norm_eps", 1e-6))) {
   Loader loader(checkpoint);
   embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
   for (int64_t i = 0; i < info_.n_layers; ++i) {

@@ -27,8 +27,8 @@ struct ModelInfo {
 };
 
 struct ModelOptions {
-  bool exact = false;             // fp32 activations instead of int8
-  DType cache_dtype = DType::f16; // of make_cache()
+  bool exact = false;              // fp32 activations instead of int8
+  DType cache_dtype = DType::f16;  // of make_cache()
 };
 
 class Model {
@@ -57,7 +57,8 @@ class Model {
 };
 
 /// The model of a checkpoint, by config.json's model_type. Error: unknown architecture, missing or misshapen tensors.
-std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options = {});
+std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops,
+                                  const ModelOptions& options = {});
 
 /// What config.json says of a model, without its weights.
 ModelInfo model_info(const nlohmann::json& config, const std::string& where);

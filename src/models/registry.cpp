@@ -2,7 +2,8 @@
 #include <array>
 #include <cmath>
 
-#include "models/config.h"
+#include "io/config.h"
+#include "io/files.h"
 #include "models/llama.h"
 
 namespace turboquant {
@@ -23,15 +24,14 @@ constexpr std::array<Row, 1> kArchitectures{{
 }};
 
 const Row& row_of(const nlohmann::json& config, const std::string& where) {
-  if (!config.contains("model_type") || !config.at("model_type").is_string())
-    throw Error(where + ": config.json has no 'model_type'");
-  const auto type = config.at("model_type").get<std::string>();
+  const std::string type = config_string_or(config, where, "model_type", "");
+  if (type.empty()) throw Error(where + ": config.json has no 'model_type'");
   std::string known;
   for (const Row& row : kArchitectures) {
     if (type == row.model_type) return row;
     known += (known.empty() ? "" : ", ") + std::string(row.model_type);
   }
-  throw Error(where + ": architecture '" + type + "' is not supported; known are: " + known);
+  throw Error(where + ": config.json: model_type " + quote(type) + " is not supported; known are: " + known);
 }
 
 }  // namespace
@@ -48,12 +48,16 @@ ModelInfo model_info(const nlohmann::json& config, const std::string& where) {
   attention.n_heads = config_integer(config, where, "num_attention_heads");
   attention.n_kv_heads = config_integer_or(config, where, "num_key_value_heads", attention.n_heads);
   if (attention.n_heads % attention.n_kv_heads != 0)
-    throw Error(where + ": config.json: num_attention_heads is no multiple of num_key_value_heads");
+    throw Error(where + ": config.json: 'num_attention_heads' is no multiple of 'num_key_value_heads'");
   attention.head_dim = config_integer_or(config, where, "head_dim", info.hidden_size / attention.n_heads);
+  if (attention.head_dim < 2 || attention.head_dim % 2 != 0)
+    throw Error(where + ": config.json: 'head_dim' is " + std::to_string(attention.head_dim) +
+                "; rotary positions need an even number above 0");
   attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
   info.tied_head = config_bool_or(config, where, "tie_word_embeddings", false);
-  if (config.value("hidden_act", std::string("silu")) != "silu")
-    throw Error(where + ": config.json: hidden_act '" + config.at("hidden_act").dump() + "' is not supported; only silu is");
+  if (const std::string act = config_string_or(config, where, "hidden_act", "silu"); act != "silu")
+    throw Error(where + ": config.json: hidden_act " + quote(act) + " is not supported; only silu is");
+  config_object(config, where, "quantization");
   return info;
 }
 

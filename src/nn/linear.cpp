@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/half.h"
+#include "io/config.h"
 #include "nn/roles.h"
 #include "quant/rotation.h"
 #include "quant/tile.h"
@@ -89,7 +90,8 @@ Weight Loader::tiled(const std::string& module, int64_t rows, int64_t cols) {
   weight.data = read(module + ".weight", DType::u8, {tile_count(rows), cols / kGroup, block_bytes(weight.bits)});
   weight.scales = read(module + ".scales", DType::f16, {rows});
   for (int64_t r = 0; r < rows; ++r)
-    if (!std::isfinite(half_to_float(weight.scales.data<uint16_t>()[r]))) fail(module + ".scales", "contains NaN or Inf");
+    if (!std::isfinite(half_to_float(weight.scales.data<uint16_t>()[r])))
+      fail(module + ".scales", "contains NaN or Inf");
   return weight;
 }
 
@@ -99,7 +101,8 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   const TensorInfo* scales = checkpoint_.find(module + ".scales");
   const TensorInfo* codebook = checkpoint_.find(module + ".codebook");
   if (scales == nullptr) fail(module + ".scales", "missing");
-  if (info->shape.rank() != 2 || scales->shape.rank() != 2 || scales->shape.back() < 1 || cols % scales->shape.back() != 0)
+  if (info->shape.rank() != 2 || scales->shape.rank() != 2 || scales->shape.back() < 1 ||
+      cols % scales->shape.back() != 0)
     fail(module + ".scales", to_string(scales->shape) + " does not divide rows of " + std::to_string(cols));
   if (has(module + ".qjl_packed"))
     fail(module + ".qjl_packed", "QJL residuals are not supported; convert the source model again without --use-qjl");
@@ -120,7 +123,8 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   }
   weight.kind = Weight::Kind::affine;
   weight.bits = static_cast<int>(32 * info->shape.back() / cols);
-  if (weight.bits < 2 || weight.bits > 8) fail(module + ".weight", to_string(info->shape) + " is no affine layout of 2 to 8 bits");
+  if (weight.bits < 2 || weight.bits > 8)
+    fail(module + ".weight", to_string(info->shape) + " is no affine layout of 2 to 8 bits");
   weight.data = read(module + ".weight", DType::u32, {rows, cols * weight.bits / 32});
   weight.scales = read(module + ".scales", scales->dtype, {rows, scales->shape.back()});
   weight.biases = read(module + ".biases", scales->dtype, {rows, scales->shape.back()});
@@ -142,6 +146,11 @@ Rotation Loader::rotation(const std::string& tensor, int64_t width) {
     }
     for (int64_t i = 0; i < width; ++i)
       if (std::abs(rotation.signs.data<float>()[i]) != 1.0F) fail(tensor, "signs must be +1 or -1");
+  } else {
+    const std::string where = checkpoint_.path().string();
+    if (config_string_or(config_object(checkpoint_.config(), where, "quantization"), where, "rotation", "none") !=
+        "none")
+      fail(tensor, "missing, though config.json says that the weights are rotated; convert the model again");
   }
   return rotations_[tensor] = rotation;
 }

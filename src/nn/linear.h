@@ -18,8 +18,8 @@ struct Linear {
   Tensor bias;        // F32 [rows], or empty
 };
 
-/// y = x W^T + b of layers that read the same x, F32 [tokens, width]. It is rotated and quantized once for all layers in
-/// a row that share a rotation (in the original's files each layer has its own). `exact`: no int8.
+/// y = x W^T + b of layers that read the same x, F32 [tokens, width]. It is rotated and quantized once for all layers
+/// in a row that share a rotation (in the original's files each layer has its own). `exact`: no int8.
 std::vector<Tensor> project(Ops& ops, const Tensor& x, std::initializer_list<const Linear*> layers, bool exact);
 
 /// Reads the parts of a model from a checkpoint and checks their shapes: an Error names the tensor and both shapes.

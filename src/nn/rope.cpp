@@ -4,36 +4,56 @@
 #include <cmath>
 #include <numbers>
 
+#include "io/config.h"
+#include "io/files.h"
+
 namespace turboquant {
 namespace {
 
 // Llama 3.1: long wavelengths are stretched by `factor`, short ones stay, those between are blended.
-double llama3_scaled(double frequency, const nlohmann::json& scaling) {
-  const double factor = scaling.at("factor").get<double>();
-  const double low = scaling.at("low_freq_factor").get<double>(), high = scaling.at("high_freq_factor").get<double>();
-  const double context = scaling.at("original_max_position_embeddings").get<double>();
-  const double wavelength = 2 * std::numbers::pi / frequency;
-  if (wavelength < context / high) return frequency;
-  if (wavelength > context / low) return frequency / factor;
-  const double smooth = (context / wavelength - low) / (high - low);
-  return (1 - smooth) * frequency / factor + smooth * frequency;
-}
+class Llama3Scaling {
+ public:
+  Llama3Scaling(const nlohmann::json& scaling, const std::string& where)
+      : factor_(config_positive(scaling, where, "factor")),
+        low_(config_positive(scaling, where, "low_freq_factor")),
+        high_(config_positive(scaling, where, "high_freq_factor")),
+        context_(config_positive(scaling, where, "original_max_position_embeddings")) {
+    if (low_ >= high_) throw Error(where + ": config.json: 'low_freq_factor' must be below 'high_freq_factor'");
+  }
+
+  double operator()(double frequency) const {
+    const double wavelength = 2 * std::numbers::pi / frequency;
+    if (wavelength < context_ / high_) return frequency;
+    if (wavelength > context_ / low_) return frequency / factor_;
+    const double smooth = (context_ / wavelength - low_) / (high_ - low_);
+    return (1 - smooth) * frequency / factor_ + smooth * frequency;
+  }
+
+ private:
+  double factor_, low_, high_, context_;
+};
 
 }  // namespace
 
-Rope::Rope(const nlohmann::json& config, int64_t head_dim) : frequencies_(static_cast<size_t>(head_dim / 2)) {
-  nlohmann::json scaling = nlohmann::json::object();
-  for (const char* key : {"rope_scaling", "rope_parameters"})
-    if (config.contains(key) && config.at(key).is_object()) scaling.update(config.at(key));
-  const double theta = scaling.value("rope_theta", config.value("rope_theta", 10000.0));
-  const std::string type = scaling.value("rope_type", scaling.value("type", std::string("default")));
-  if (type != "default" && type != "linear" && type != "llama3")
-    throw Error("config.json: rope_scaling of type '" + type + "' is not supported; known are default, linear, llama3");
-  for (size_t i = 0; i < frequencies_.size(); ++i) {
-    const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
-    frequencies_[i] = type == "linear"   ? frequency / scaling.at("factor").get<double>()
-                      : type == "llama3" ? llama3_scaled(frequency, scaling)
-                                         : frequency;
+Rope::Rope(const nlohmann::json& config, const std::string& where, int64_t head_dim)
+    : frequencies_(static_cast<size_t>(head_dim / 2)) {
+  nlohmann::json scaling = config_object(config, where, "rope_scaling");
+  scaling.update(config_object(config, where, "rope_parameters"));
+  const double theta =
+      config_positive(scaling, where, "rope_theta", config_positive(config, where, "rope_theta", 10000));
+  const std::string type =
+      config_string_or(scaling, where, "rope_type", config_string_or(scaling, where, "type", "default"));
+  for (size_t i = 0; i < frequencies_.size(); ++i)
+    frequencies_[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+  if (type == "linear") {
+    const double factor = config_positive(scaling, where, "factor");
+    for (double& frequency : frequencies_) frequency /= factor;
+  } else if (type == "llama3") {
+    const Llama3Scaling scaled(scaling, where);
+    for (double& frequency : frequencies_) frequency = scaled(frequency);
+  } else if (type != "default") {
+    throw Error(where + ": config.json: rope_scaling of type " + quote(type) +
+                " is not supported; known are default, linear, llama3");
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "ops/ops.h"
@@ -10,9 +11,9 @@ namespace turboquant {
 
 class Rope {
  public:
-  /// `config` is a model's config.json: rope_theta and rope_scaling, or both in rope_parameters. Types: default,
-  /// linear, llama3. Anything else is an Error.
-  Rope(const nlohmann::json& config, int64_t head_dim);
+  /// `config` is a model's config.json, `where` its folder or file for messages: rope_theta and rope_scaling, or both
+  /// in rope_parameters. Types: default, linear, llama3. Anything else is an Error. head_dim is even.
+  Rope(const nlohmann::json& config, const std::string& where, int64_t head_dim);
 
   /// Rotates the heads of x, F32 [tokens, heads * head_dim]. reserve() has seen the positions.
   Tensor apply(Ops& ops, const Tensor& x, std::span<const int32_t> positions) const {

@@ -19,10 +19,10 @@ namespace turboquant {
 /// An input as matrices read it: rotated, and as int8 where compressed matrices want it. Shared by all that read it.
 struct Activations {
   int64_t tokens = 0, width = 0;
-  Tensor x;                // F32 [tokens, width], rotated
-  Tensor q;                // I8, packed for the backend's kernels; empty if exact
-  Tensor scale;            // F32 [tokens]
-  Tensor sum;              // I32 [tokens], sums of q
+  Tensor x;      // F32 [tokens, width], rotated
+  Tensor q;      // I8, packed for the backend's kernels; empty if exact
+  Tensor scale;  // F32 [tokens]
+  Tensor sum;    // I32 [tokens], sums of q
 };
 
 /// A matrix and, if it has one, its bias F32 [rows].
@@ -75,7 +75,8 @@ class Ops {
   virtual int64_t page_tokens() const = 0;
   virtual size_t page_bytes(const AttentionShape& shape, DType dtype) const = 0;
   /// Writes keys and values of new tokens, F32 [tokens, n_kv_heads * head_dim], at positions length .. length + tokens.
-  virtual void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) = 0;
+  virtual void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape,
+                         const KvPages& cache) = 0;
   /// Causal attention of one sequence: query i of `queries` F32 [tokens, n_heads * head_dim] sees the positions up to
   /// cache.length - tokens + i. Writes `out`, of the same shape.
   virtual void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) = 0;

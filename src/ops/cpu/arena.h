@@ -21,7 +21,8 @@ class Arena {
 
   Tensor allocate(DType dtype, Shape shape) {
     constexpr size_t kAlignment = 64;
-    const size_t bytes = (static_cast<size_t>(shape.elements()) * item_size(dtype) + kAlignment) / kAlignment * kAlignment;
+    const size_t bytes =
+        (static_cast<size_t>(shape.elements()) * item_size(dtype) + kAlignment) / kAlignment * kAlignment;
     Half& half = halves_[current_];
     while (half.chunk < half.chunks.size() && half.used + bytes > half.chunks[half.chunk].bytes()) {
       ++half.chunk;

@@ -119,7 +119,8 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
   pool_.parallel_for(shape.n_kv_heads * pieces, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> total(static_cast<size_t>(kAttendRows * floats)), part(total.size());
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / pieces, first = i % pieces * kAttendRows, count = std::min<int64_t>(kAttendRows, rows - first);
+      const int64_t head = i / pieces, first = i % pieces * kAttendRows,
+                    count = std::min<int64_t>(kAttendRows, rows - first);
       for (int64_t row = 0; row < count; ++row) start(total.data() + row * floats);
       const int64_t seen = first_position + (first + count - 1) / group + 1;
       for (int64_t page = 0; page * kPageTokens < seen; ++page) {

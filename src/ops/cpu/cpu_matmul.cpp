@@ -18,8 +18,8 @@ constexpr int64_t kPanelGroups = 8192 / kGroup;
 
 struct CpuOps::Product {
   const Weight* weight;
-  const float* bias;  // or null
-  float* out;  // [tokens, rows]
+  const float* bias;   // or null
+  float* out;          // [tokens, rows]
   int64_t first_unit;  // among the units of all products
   bool tiled;
 };
@@ -36,14 +36,15 @@ std::vector<Tensor> CpuOps::matmul(const Activations& x, std::span<const Project
                   std::to_string(x.width));
     results.push_back(arena_.allocate(DType::f32, {x.tokens, weight.rows}));
     const bool has_bias = projection.bias != nullptr && *projection.bias;
-    products.push_back({&weight, has_bias ? projection.bias->data<float>() : nullptr, results.back().data<float>(), units,
-                        weight.kind == Weight::Kind::tiled && static_cast<bool>(x.q)});
+    products.push_back({&weight, has_bias ? projection.bias->data<float>() : nullptr, results.back().data<float>(),
+                        units, weight.kind == Weight::Kind::tiled && static_cast<bool>(x.q)});
     units += (weight.rows + kUnitRows - 1) / kUnitRows;
     bytes += weight.bytes();
   }
   // Pieces of some 64 KB of weights: long enough to stream, short enough that no thread waits long for another.
   const auto unit_bytes = static_cast<int64_t>(bytes) / std::max<int64_t>(units, 1) + 1;
-  const int64_t grain = std::clamp<int64_t>((int64_t{64} << 10) / unit_bytes, 1, std::max<int64_t>(units / (2 * pool_.size()), 1));
+  const int64_t grain =
+      std::clamp<int64_t>((int64_t{64} << 10) / unit_bytes, 1, std::max<int64_t>(units / (2 * pool_.size()), 1));
   pool_.parallel_for(units, grain, [&](int64_t begin, int64_t end) {
     thread_local std::vector<uint8_t> panels;
     thread_local std::vector<int32_t> sums;
@@ -74,10 +75,14 @@ void CpuOps::finish_tile(const Activations& x, const Product& product, int64_t t
   const int64_t first = tile * kTileRows, rows = std::min<int64_t>(kTileRows, weight.rows - first);
   const auto* scales = weight.scales.data<uint16_t>() + first;
   float* out = product.out + token * weight.rows + first;
-  for (int64_t r = 0; r < rows; ++r) {
-    out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
-    if (product.bias != nullptr) out[r] += product.bias[first + r];
+  if (rows == kTileRows) {
+    kernels_.scale_tile(sums, correction, scales, x_scale, out);
+  } else {
+    for (int64_t r = 0; r < rows; ++r)
+      out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
   }
+  if (product.bias != nullptr)
+    for (int64_t r = 0; r < rows; ++r) out[r] += product.bias[first + r];
 }
 
 void CpuOps::tiled_dot(const Activations& x, const Product& product, int64_t tile) const {
@@ -99,10 +104,10 @@ void CpuOps::tiled_panels(const Activations& x, const Product& product, int64_t 
   for (int64_t g = 0; g < groups; g += panel_groups) {
     const int64_t now = std::min(panel_groups, groups - g);
     for (int64_t i = 0; i < kTilePair; ++i)  // past the last tile: its neighbour again, thrown away below
-      kernels_.tile_panel(weight.bits,
-                          weight.data.data<uint8_t>() +
-                              (std::min(tile + i, tiles - 1) * groups + g) * block_bytes(weight.bits),
-                          now, panels.data() + i * panel_bytes);
+      kernels_.tile_panel(
+          weight.bits,
+          weight.data.data<uint8_t>() + (std::min(tile + i, tiles - 1) * groups + g) * block_bytes(weight.bits), now,
+          panels.data() + i * panel_bytes);
     for (int64_t t = 0; t < x.tokens; t += kTokenPanel)
       kernels_.panel_dot(panels.data(), panels.data() + panel_bytes, now,
                          x.q.data<int8_t>() + t * x.width + g * kGroup * kTokenPanel,
@@ -119,8 +124,8 @@ void CpuOps::floating(const Activations& x, const Product& product, int64_t tile
   const float* in = x.x.data<float>();
   float* out = product.out + first;
   if (weight.kind == Weight::Kind::dense) {
-    const auto* data = weight.data.data<std::byte>() +
-                       static_cast<size_t>(first * weight.cols) * item_size(weight.data.dtype());
+    const auto* data =
+        weight.data.data<std::byte>() + static_cast<size_t>(first * weight.cols) * item_size(weight.data.dtype());
     const auto dense = weight.data.dtype() == DType::f32   ? kernels_.dense_f32
                        : weight.data.dtype() == DType::f16 ? kernels_.dense_f16
                                                            : kernels_.dense_bf16;

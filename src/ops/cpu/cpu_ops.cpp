@@ -17,7 +17,8 @@ void expect(const Tensor& x, DType dtype, size_t rank, const char* op, const cha
 
 void expect_equal(int64_t given, int64_t expected, const char* op, const char* what) {
   if (given != expected)
-    throw Error(std::string(op) + ": " + what + " is " + std::to_string(given) + ", expected " + std::to_string(expected));
+    throw Error(std::string(op) + ": " + what + " is " + std::to_string(given) + ", expected " +
+                std::to_string(expected));
 }
 
 // Rows of F32 [tokens, width] are worth a thread from about this many elements on.
@@ -68,7 +69,8 @@ Activations CpuOps::prepare(const Tensor& x, const Rotation& rotation, bool exac
   if (rotation) expect_equal(rotation.signs.dim(0), result.width, "prepare", "width of the rotation");
   result.x = rotation ? arena_.allocate(DType::f32, x.shape()) : x;
   if (!exact) {
-    // One token lies as it is; several lie in panels of kTokenPanel, [width / 4][kTokenPanel][4], the last panel padded.
+    // One token lies as it is; several lie in panels of kTokenPanel, [width / 4][kTokenPanel][4], the last panel
+    // padded.
     const int64_t panels = result.tokens == 1 ? 1 : (result.tokens + kTokenPanel - 1) / kTokenPanel;
     result.q = arena_.allocate(DType::i8, {panels * (result.tokens == 1 ? 1 : kTokenPanel), result.width});
     result.scale = arena_.allocate(DType::f32, {result.tokens});

@@ -38,7 +38,8 @@ class CpuOps final : public Ops {
   void tiled_panels(const Activations& x, const Product& product, int64_t tile, std::vector<uint8_t>& panels,
                     std::vector<int32_t>& sums) const;
   void floating(const Activations& x, const Product& product, int64_t tile, std::vector<float>& rows) const;
-  void finish_tile(const Activations& x, const Product& product, int64_t tile, int64_t token, const int32_t* sums) const;
+  void finish_tile(const Activations& x, const Product& product, int64_t tile, int64_t token,
+                   const int32_t* sums) const;
 
   const Kernels& kernels_;
   std::shared_ptr<ThreadPool> shared_pool_;

@@ -26,8 +26,9 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   if (i < n) store_first(load_first(x + i, n - i) * s * load_first(weight + i, n - i), out + i, n - i);
 }
 
+// Below -100 silu is 0 up to rounding, but exp ends at e^88, so the gate may not grow on (a NaN stays one).
 inline Floats silu_times(Floats gate, Floats up) {
-  return gate / (Floats::all(1.0F) + exp(Floats::zero() - gate)) * up;
+  return max(Floats::all(-100.0F), gate) / (Floats::all(1.0F) + exp(Floats::zero() - gate)) * up;
 }
 
 void swiglu(const float* gate, const float* up, int64_t n, float* out) {
@@ -110,6 +111,13 @@ void quantize(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum) 
   *sum = static_cast<int32_t>(total.sum());
 }
 
+void scale_tile(const int32_t* sums, int32_t correction, const uint16_t* scales, float x_scale, float* out) {
+  alignas(64) int32_t corrected[16];
+  for (int r = 0; r < 16; ++r) corrected[r] = sums[r] - correction;
+  for (int r = 0; r < 16; r += static_cast<int>(kWidth))
+    (Floats::load_int32(corrected + r) * (Floats::load_half(scales + r) * Floats::all(x_scale))).store(out + r);
+}
+
 // ---------------------------------------------------------------- dense products
 struct LoadF32 {
   using Type = float;
@@ -152,8 +160,7 @@ void dense_block(const typename Load::Type* weight, int64_t cols, const float* x
   if (k < cols)
     for (int t = 0; t < kTokens; ++t) {
       const Floats v = load_first(x + t * cols + k, cols - k);
-      for (int r = 0; r < kRows; ++r)
-        acc[r][t] = fma(Load::load_first(weight + r * cols + k, cols - k), v, acc[r][t]);
+      for (int r = 0; r < kRows; ++r) acc[r][t] = fma(Load::load_first(weight + r * cols + k, cols - k), v, acc[r][t]);
     }
   for (int t = 0; t < kTokens; ++t)
     for (int r = 0; r < kRows; ++r) out[t * out_stride + r] = acc[r][t].sum();
@@ -223,8 +230,7 @@ void attend_rows(const AttendPage& page, int first) {
           for (int r = 0; r < kRows; ++r) score[r][v] = fma(Floats::all(page.q[first + r][d]), k, score[r][v]);
         }
       for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kLaneVectors; ++v)
-          (score[r][v] * Floats::all(page.scale)).store(p[r] + lanes + v * kWidth);
+        for (int v = 0; v < kLaneVectors; ++v) (score[r][v] * Floats::all(page.scale)).store(p[r] + lanes + v * kWidth);
     }
     const int64_t present = longest - begin < kBlockTokens ? longest - begin : kBlockTokens;
     for (int r = 0; r < kRows; ++r) {
@@ -287,7 +293,8 @@ void attend_merge(float* maximum, float* sum, float* values, float page_maximum,
   *maximum = largest;
   *sum = *sum * keep + page_sum * take;
   for (int64_t d = 0; d < head_dim; d += kWidth)
-    fma(Floats::load(page_values + d), Floats::all(take), Floats::load(values + d) * Floats::all(keep)).store(values + d);
+    fma(Floats::load(page_values + d), Floats::all(take), Floats::load(values + d) * Floats::all(keep))
+        .store(values + d);
 }
 
 }  // namespace

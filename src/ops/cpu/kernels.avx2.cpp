@@ -1,6 +1,7 @@
 // AVX2 kernels.
-#include "ops/cpu/float_kernels.h"
 #include "ops/cpu/kernels.h"
+
+#include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -59,15 +60,14 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
     for (int j = 1; j < 4; ++j) u_before[j] = u[j - 1];
     for (int half = 0; half < 2; ++half) {
       __m256i plain = _mm256_setzero_si256();
-      if constexpr (kBits >= 3)
-        plain = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * half));
+      if constexpr (kBits >= 3) plain = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * half));
       __m256i k[4], c0[4];
       for (int j = 0; j < 4; ++j) {
         k[j] = _mm256_and_si256(spread_mask(static_cast<uint32_t>(u[j] >> (32 * half))), one);
         if constexpr (kBits >= 3)
           k[j] = _mm256_or_si256(
-              k[j], _mm256_and_si256(j == 0 ? _mm256_slli_epi16(plain, 1) : _mm256_srli_epi16(plain, 2 * j - 1),
-                                     plain_bits));
+              k[j],
+              _mm256_and_si256(j == 0 ? _mm256_slli_epi16(plain, 1) : _mm256_srli_epi16(plain, 2 * j - 1), plain_bits));
         if constexpr (kBits != 3) {
           const uint64_t bits = word(blocks + top_offset(kBits) + 8 * j);
           k[j] = _mm256_or_si256(k[j], _mm256_and_si256(spread_mask(static_cast<uint32_t>(bits >> (32 * half))), top));
@@ -78,7 +78,8 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
       transpose(c0);
       for (int i = 0; i < 4; ++i) {
         const auto low = (index >> (4 * (8 * half + i))) & 15, high = (index >> (4 * (8 * half + 4 + i))) & 15;
-        const __m256i table = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(tables[low])), load16(tables[high]), 1);
+        const __m256i table =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(load16(tables[low])), load16(tables[high]), 1);
         const __m256i shift =
             _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8(shifts[low])), _mm_set1_epi8(shifts[high]), 1);
         k[i] = _mm256_add_epi8(_mm256_shuffle_epi8(table, k[i]), _mm256_and_si256(c0[i], shift));
@@ -117,27 +118,29 @@ inline __m256i dot4(__m256i w, __m256i w_abs, __m256i x) {
 
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   __m256i acc[2][4] = {};
-  decode(bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
-    const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
-    for (int i = 0; i < 4; ++i)
-      acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(rows[i], _mm256_abs_epi8(rows[i]), xs));
-  });
+  decode(
+      bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
+        const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
+        for (int i = 0; i < 4; ++i)
+          acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(rows[i], _mm256_abs_epi8(rows[i]), xs));
+      });
   // acc[half][i] holds 4 partial sums of row 8 half + i (low 128 bits) and of row 8 half + 4 + i (high).
   for (int half = 0; half < 2; ++half) {
     transpose(acc[half]);
-    const __m256i sums = _mm256_add_epi32(_mm256_add_epi32(acc[half][0], acc[half][1]),
-                                          _mm256_add_epi32(acc[half][2], acc[half][3]));
+    const __m256i sums =
+        _mm256_add_epi32(_mm256_add_epi32(acc[half][0], acc[half][1]), _mm256_add_epi32(acc[half][2], acc[half][3]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * half), sums);
   }
 }
 
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
-  decode(bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
-    __m256i columns[4] = {rows[0], rows[1], rows[2], rows[3]};
-    transpose(columns);
-    for (int j = 0; j < 4; ++j)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel + 64 * (4 * g + j) + 32 * half), columns[j]);
-  });
+  decode(
+      bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
+        __m256i columns[4] = {rows[0], rows[1], rows[2], rows[3]};
+        transpose(columns);
+        for (int j = 0; j < 4; ++j)
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel + 64 * (4 * g + j) + 32 * half), columns[j]);
+      });
 }
 
 template <int kTokens>
@@ -163,7 +166,8 @@ void panel_dot_tokens(const uint8_t* panel, int64_t groups, const int8_t* x, int
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + t * kTilePair * kTileRows + 8 * i), acc[t][i]);
 }
 
-void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
+void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
+               int32_t* out) {
   const uint8_t* panels[kTilePair] = {panel0, panel1};
   for (int i = 0; i < kTilePair; ++i)
     for (int t = 0; t < tokens;) {
@@ -196,6 +200,7 @@ constinit const Kernels kAvx2Kernels = {
     .tile_panel = tile_panel,
     .panel_dot = panel_dot,
     .bias = 0,
+    .scale_tile = scale_tile,
     .attend_page_f16 = attend_page<LoadF16>,
     .attend_page_f32 = attend_page<LoadF32>,
     .attend_merge = attend_merge,

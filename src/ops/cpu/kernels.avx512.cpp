@@ -1,6 +1,7 @@
 // AVX-512 (VBMI, VNNI) kernels.
-#include "ops/cpu/float_kernels.h"
 #include "ops/cpu/kernels.h"
+
+#include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -20,13 +21,16 @@ inline uint64_t word(const uint8_t* p) {
   return w;
 }
 
-/// Bit offsets that put row r's index nibble at bit `at` of each of its 4 bytes.
-inline __m512i spread_offsets(int at) {
-  alignas(64) int8_t offsets[64];
-  for (int r = 0; r < kTileRows; ++r)
-    for (int p = 0; p < 4; ++p) offsets[4 * r + p] = static_cast<int8_t>((4 * r - at) & 63);
-  return _mm512_load_si512(offsets);
-}
+/// Bit offsets that put row r's index nibble at bit kAt of each of its 4 bytes.
+template <int kAt>
+struct SpreadOffsets {
+  alignas(64) int8_t of_byte[64];
+  constexpr SpreadOffsets() : of_byte() {
+    for (int i = 0; i < 64; ++i) of_byte[i] = static_cast<int8_t>((i / 4 * 4 - kAt) & 63);
+  }
+};
+template <int kAt>
+constexpr SpreadOffsets<kAt> kSpreadOffsets;
 
 // The one decode loop: calls use(vector, q + 128) for each of the 4 * groups vectors of the tile, in order.
 template <int kBits, typename Use>
@@ -45,7 +49,7 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
   const __m512i top = _mm512_set1_epi8(kBits == 2 ? 2 : 8);
   const __m512i index_bits = _mm512_set1_epi8(static_cast<char>(15 << kIndexAt));
   const __m512i nibble = _mm512_set1_epi8(15);
-  const __m512i spread = spread_offsets(kIndexAt);
+  const __m512i spread = _mm512_load_si512(kSpreadOffsets<kIndexAt>.of_byte);
 
   for (int64_t g = 0; g < groups; ++g, blocks += kBytes) {
     _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3072, _MM_HINT_T0);
@@ -53,9 +57,10 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
     if constexpr (kBits == 4) _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3200, _MM_HINT_T0);
     const uint8_t* u_words = blocks + trellis_offset(kBits);
     const uint8_t* top_words = blocks + top_offset(kBits);
-    const __m512i index = _mm512_and_si512(
-        _mm512_multishift_epi64_epi8(spread, _mm512_set1_epi64(static_cast<int64_t>(word(blocks + index_offset(kBits))))),
-        index_bits);
+    const __m512i index =
+        _mm512_and_si512(_mm512_multishift_epi64_epi8(
+                             spread, _mm512_set1_epi64(static_cast<int64_t>(word(blocks + index_offset(kBits))))),
+                         index_bits);
     const __m512i row = _mm512_and_si512(_mm512_srli_epi16(index, kIndexAt), nibble);
     const __m512i shift = _mm512_shuffle_epi8(shifts, row);
     const __mmask64 upper_tables = kBits == 4 ? _mm512_movepi8_mask(index) : 0;
@@ -111,17 +116,19 @@ inline __attribute__((always_inline)) void decode(int bits, const uint8_t* block
 
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   __m512i acc[4] = {};
-  decode(bits, blocks, groups, [&](int64_t v, __m512i q) __attribute__((always_inline)) {
-    int32_t four;
-    __builtin_memcpy(&four, x + 4 * v, 4);
-    acc[v & 3] = _mm512_dpbusd_epi32(acc[v & 3], q, _mm512_set1_epi32(four));
-  });
+  decode(
+      bits, blocks, groups, [&](int64_t v, __m512i q) __attribute__((always_inline)) {
+        int32_t four;
+        __builtin_memcpy(&four, x + 4 * v, 4);
+        acc[v & 3] = _mm512_dpbusd_epi32(acc[v & 3], q, _mm512_set1_epi32(four));
+      });
   _mm512_storeu_si512(out, _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), _mm512_add_epi32(acc[2], acc[3])));
 }
 
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
-  decode(bits, blocks, groups,
-         [&](int64_t v, __m512i q) __attribute__((always_inline)) { _mm512_storeu_si512(panel + 64 * v, q); });
+  decode(
+      bits, blocks,
+      groups, [&](int64_t v, __m512i q) __attribute__((always_inline)) { _mm512_storeu_si512(panel + 64 * v, q); });
 }
 
 template <int kTokens>
@@ -143,7 +150,8 @@ void panel_dot_tokens(const uint8_t* panel0, const uint8_t* panel1, int64_t grou
     for (int i = 0; i < kTilePair; ++i) _mm512_storeu_si512(out + (t * kTilePair + i) * kTileRows, acc[t][i]);
 }
 
-void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
+void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
+               int32_t* out) {
   // The largest kernel that fits, again and again: 12, 8, 4, 2, 1 tokens.
   constexpr int64_t kOut = kTilePair * kTileRows;
   while (tokens > 0) {
@@ -187,6 +195,7 @@ constinit const Kernels kAvx512Kernels = {
     .tile_panel = tile_panel,
     .panel_dot = panel_dot,
     .bias = kBias,
+    .scale_tile = scale_tile,
     .attend_page_f16 = attend_page<LoadF16>,
     .attend_page_f32 = attend_page<LoadF32>,
     .attend_merge = attend_merge,

@@ -10,13 +10,13 @@ namespace turboquant {
 
 /// One page of a layer's keys and values, for one KV head and some query rows that share it.
 struct AttendPage {
-  const void* keys;      // [tokens / 16][head_dim][16]: 16 tokens side by side, one vector a coordinate
-  const void* values;    // [tokens][head_dim]
-  int64_t head_dim;      // a multiple of 16
+  const void* keys;    // [tokens / 16][head_dim][16]: 16 tokens side by side, one vector a coordinate
+  const void* values;  // [tokens][head_dim]
+  int64_t head_dim;    // a multiple of 16
   float scale;
-  int64_t rows;          // query rows, at most kAttendRows
-  const float* const* q; // [rows] -> [head_dim]
-  const int64_t* limit;  // [rows] how many tokens of this page the row may see; may be <= 0
+  int64_t rows;           // query rows, at most kAttendRows
+  const float* const* q;  // [rows] -> [head_dim]
+  const int64_t* limit;   // [rows] how many tokens of this page the row may see; may be <= 0
   // Result of every row, over this page alone: the largest score (kNoScore if it sees nothing), the sum of
   // exp(score - maximum), and the values weighted by that [head_dim].
   float* maximum;
@@ -26,11 +26,11 @@ struct AttendPage {
 
 constexpr float kNoScore = -3.0e38F;
 
-constexpr int kKeyLanes = 16;      // tokens side by side in a key page
-constexpr int kAttendRows = 8;     // query rows that share one reading of a page
-constexpr int kPageTokens = 256;   // tokens of one page of a cache
-constexpr int kTokenPanel = 12;    // tokens side by side in packed int8 activations
-constexpr int kTilePair = 2;       // tiles that a panel product works on
+constexpr int kKeyLanes = 16;     // tokens side by side in a key page
+constexpr int kAttendRows = 8;    // query rows that share one reading of a page
+constexpr int kPageTokens = 256;  // tokens of one page of a cache
+constexpr int kTokenPanel = 12;   // tokens side by side in packed int8 activations
+constexpr int kTilePair = 2;      // tiles that a panel product works on
 
 struct Kernels {
   CpuLevel level;
@@ -66,6 +66,8 @@ struct Kernels {
                     int32_t* out);
   /// What tile_dot, tile_panel and panel_dot add to every weight, to be undone by bias * sum(x).
   int32_t bias;
+  /// out[r] = (sums[r] - correction) * (fp16 scales[r] * x_scale), for a whole tile of 16 rows.
+  void (*scale_tile)(const int32_t* sums, int32_t correction, const uint16_t* scales, float x_scale, float* out);
 
   void (*attend_page_f16)(const AttendPage& page);
   void (*attend_page_f32)(const AttendPage& page);

@@ -89,7 +89,8 @@ void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, 
   }
 }
 
-void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
+void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
+               int32_t* out) {
   const uint8_t* panels[kTilePair] = {panel0, panel1};
   for (int t = 0; t < tokens; ++t)
     for (int i = 0; i < kTilePair; ++i)
@@ -98,6 +99,11 @@ void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, con
           for (int p = 0; p < 4; ++p)
             out[(t * kTilePair + i) * kTileRows + r] +=
                 static_cast<int8_t>(panels[i][64 * v + 4 * r + p]) * x[(v * kTokenPanel + t) * 4 + p];
+}
+
+void scale_tile(const int32_t* sums, int32_t correction, const uint16_t* scales, float x_scale, float* out) {
+  for (int r = 0; r < kTileRows; ++r)
+    out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
 }
 
 template <typename Type, float (*kToFloat)(Type)>
@@ -154,6 +160,7 @@ constinit const Kernels kScalarKernels = {
     .tile_panel = tile_panel,
     .panel_dot = panel_dot,
     .bias = 0,
+    .scale_tile = scale_tile,
     .attend_page_f16 = attend_page<uint16_t, f16>,
     .attend_page_f32 = attend_page<float, value>,
     .attend_merge = attend_merge,
