@@ -68,7 +68,7 @@ void add_evaluate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("evaluate", "Measure what compression costs: perplexity, KL divergence, size");
   struct State {
     EvaluateOptions options;
-    bool no_affine = false, include_affine = false, no_qjl = false;
+    bool no_affine = false, include_affine = false, no_qjl = false, include_qjl = false;
     std::string json, output;
   };
   auto state = std::make_shared<State>();
@@ -97,6 +97,7 @@ void add_evaluate(CLI::App& app) {
   command->add_flag("--include-affine", state->include_affine, "Affine rows (the default)");
   command->add_flag("--no-affine", state->no_affine, "No affine rows");
   command->add_flag("--no-qjl", state->no_qjl, "Accepted for compatibility: there are no QJL rows");
+  command->add_flag("--include-qjl", state->include_qjl, "Of turboquant-mlx; has no effect: QJL is not implemented");
   command->add_flag("--exact", options.exact, "fp32 activations instead of int8: slower");
   command->add_option("--json", state->json, "Write the rows to this file: a JSON array, one object a row");
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
@@ -105,6 +106,7 @@ void add_evaluate(CLI::App& app) {
   command->callback([state] {
     EvaluateOptions& options = state->options;
     options.on_message = message;
+    if (state->include_qjl) message("--include-qjl has no effect: QJL is not implemented");
     if (state->no_affine) std::erase(options.formats, "affine");
     if (options.text == kDefaultText && !std::filesystem::exists(options.text))
       throw Error(std::string(kDefaultText) + ": not found here; name a text with --text FILE");

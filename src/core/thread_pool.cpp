@@ -36,11 +36,11 @@ std::vector<int> usable_processors() {
   return processors;
 }
 
-void pin_to([[maybe_unused]] int processor) {
+void pin_to([[maybe_unused]] const std::vector<int>& processors) {
 #if defined(__linux__)
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(processor, &set);
+  for (const int processor : processors) CPU_SET(processor, &set);
   sched_setaffinity(0, sizeof set, &set);  // a container may refuse; then the scheduler decides
 #endif
 }
@@ -53,7 +53,7 @@ const std::vector<int>& processors() {
 
 }  // namespace
 
-void pin_calling_thread() { pin_to(processors().front()); }
+void pin_calling_thread() { pin_to({processors().front()}); }
 
 ThreadPool::ThreadPool(int threads) {
   const std::vector<int>& usable = processors();
@@ -63,7 +63,11 @@ ThreadPool::ThreadPool(int threads) {
   spin_ = count <= static_cast<int>(usable.size()) ? 4000 : 0;
   for (int i = 1; i < count; ++i)
     workers_.emplace_back([this, i, &usable, count] {
-      if (count <= static_cast<int>(usable.size())) pin_to(usable[static_cast<size_t>(i)]);
+      // More threads than processors roam: they would inherit the one that a pinned caller has.
+      if (count <= static_cast<int>(usable.size()))
+        pin_to({usable[static_cast<size_t>(i)]});
+      else
+        pin_to(usable);
       work(i);
     });
 }

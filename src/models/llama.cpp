@@ -35,6 +35,7 @@ Tensor LlamaModel::forward(std::span<const SequenceTokens> batch) {
     sequences.push_back({sequence.cache, begin, begin + count});
     rope_.reserve(start + count);
   }
+  if (tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
   const Step step{sequences, positions, options_.exact};
 
   ops_->begin_scope();
