@@ -10,7 +10,7 @@
 #include "core/interrupt.h"
 #include "core/random.h"
 #include "generate/state.h"
-#include "nn/roles.h"
+#include "models/summary.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
 #include "quant/tile.h"
@@ -145,20 +145,12 @@ class Bench {
     const std::unique_ptr<Model> model = load_model(checkpoint, ops_, {});
     const double load_s = seconds_since(loading);
     const std::string label = checkpoint.path().filename().string();
-    double token_bytes = 0, multiply_adds = 0;  // a token: all linear layers and the head
-    for (const TensorInfo& tensor : checkpoint.tensors()) {
-      const Role role = role_of(tensor.name);
-      const bool read =
-          role == Role::linear || role == Role::head || (role == Role::embedding && model->info().tied_head);
-      if (!read) continue;
-      const std::string module(module_of(tensor.name));
-      const TensorInfo* scales = checkpoint.find(module + ".scales");
-      token_bytes += static_cast<double>(tensor.bytes() + (scales != nullptr ? scales->bytes() : 0));
-      if (role == Role::linear && tensor.dtype == DType::u8)
-        multiply_adds += static_cast<double>(scales->shape[0] * tensor.shape[1] * kGroup);
-      else if (role == Role::linear)
-        multiply_adds += static_cast<double>(tensor.shape.elements());
-    }
+    const Summary summary = summarize(checkpoint);
+    auto token_bytes = static_cast<double>(summary.linear.bytes);  // what a token reads: linear layers and head
+    for (const auto& [key, share] : summary.matrices)
+      if (key.first == (model->info().tied_head ? Role::embedding : Role::head))
+        token_bytes += static_cast<double>(share.bytes);
+    const auto multiply_adds = static_cast<double>(summary.linear.weights);
     fmt::print("{:<34} {:.1f} ms\n", label + " load", load_s * 1e3);
     const int64_t prompt_length = std::min<int64_t>(options_.prompt, model->info().max_context - 1);
     std::vector<int32_t> prompt;

@@ -4,35 +4,13 @@
 
 #include "cli/command.h"
 #include "models/model.h"
-#include "nn/roles.h"
-#include "quant/tile.h"
+#include "models/summary.h"
 #include "turboquant/error.h"
 
 namespace turboquant {
 namespace {
 
-/// The weights of one role in one storage.
-struct Share {
-  uint64_t tensors = 0, weights = 0, bytes = 0;
-};
-
-std::string storage(const Checkpoint& checkpoint, const TensorInfo& tensor, const std::string& module) {
-  if (tensor.dtype == DType::u8 && tensor.shape.rank() == 3)
-    for (const int bits : {2, 3, 4, 8})
-      if (tensor.shape.back() == block_bytes(bits)) return bits == 8 ? "int8 rows" : fmt::format("TCQ16 {} bits", bits);
-  if (tensor.dtype == DType::u32)
-    return checkpoint.find(module + ".codebook") != nullptr ? "TurboQuant (original)" : "affine";
-  return std::string(name(tensor.dtype));
-}
-
-uint64_t weights_in(const Checkpoint& checkpoint, const TensorInfo& tensor, const std::string& module) {
-  const TensorInfo* scales = checkpoint.find(module + ".scales");
-  if (scales == nullptr) return static_cast<uint64_t>(tensor.shape.elements());
-  if (tensor.dtype == DType::u8) return static_cast<uint64_t>(scales->shape[0] * tensor.shape[1] * kGroup);
-  const int64_t group =
-      checkpoint.config().value("quantization", nlohmann::json::object()).value("group_size", int64_t{64});
-  return static_cast<uint64_t>(scales->shape.elements() * group);
-}
+const char* role_name(Role role) { return role == Role::linear ? "linear" : role == Role::head ? "head" : "embedding"; }
 
 }  // namespace
 
@@ -53,37 +31,7 @@ void add_info(CLI::App& app) {
   command->callback([state] {
     const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(state->model);
     const ModelInfo info = model_info(checkpoint->config(), state->model);
-    std::map<std::pair<Role, std::string>, Share> shares;
-    Share all, linear;
-    for (const TensorInfo& tensor : checkpoint->tensors()) {
-      all.bytes += tensor.bytes();
-      const std::string module(module_of(tensor.name));
-      const Role role = role_of(tensor.name);
-      if (role == Role::other) {
-        if (tensor.name.ends_with(".scales") || tensor.name.ends_with(".biases") ||
-            tensor.name.ends_with(".codebook") || tensor.name.ends_with(".signs"))
-          continue;
-        all.weights += static_cast<uint64_t>(tensor.shape.elements());
-        continue;
-      }
-      Share& share = shares[{role, storage(*checkpoint, tensor, module)}];
-      uint64_t bytes = tensor.bytes();
-      for (const char* part : {".scales", ".biases", ".codebook"})
-        if (const TensorInfo* extra = checkpoint->find(module + part)) bytes += extra->bytes();
-      const uint64_t weights = weights_in(*checkpoint, tensor, module);
-      share.tensors += 1;
-      share.weights += weights;
-      share.bytes += bytes;
-      all.weights += weights;
-      if (role == Role::linear) {
-        linear.tensors += 1;
-        linear.weights += weights;
-        linear.bytes += bytes;
-      }
-    }
-    const auto bits = [](const Share& s) {
-      return s.weights == 0 ? 0 : 8.0 * static_cast<double>(s.bytes) / static_cast<double>(s.weights);
-    };
+    const Summary summary = summarize(*checkpoint);
     const int64_t context = std::min(state->context, info.max_context);
     const AttentionShape& attention = info.attention;
     const uint64_t cache =
@@ -91,10 +39,10 @@ void add_info(CLI::App& app) {
     if (state->json) {
       nlohmann::ordered_json json = {{"model", state->model},
                                      {"architecture", info.architecture},
-                                     {"parameters", all.weights},
-                                     {"size_bytes", all.bytes},
-                                     {"bits_per_weight", bits(all)},
-                                     {"bits_per_weight_linear", bits(linear)},
+                                     {"parameters", summary.all.weights},
+                                     {"size_bytes", summary.all.bytes},
+                                     {"bits_per_weight", summary.all.bits_per_weight()},
+                                     {"bits_per_weight_linear", summary.linear.bits_per_weight()},
                                      {"layers", info.n_layers},
                                      {"hidden_size", info.hidden_size},
                                      {"intermediate_size", info.intermediate_size},
@@ -105,15 +53,13 @@ void add_info(CLI::App& app) {
                                      {"max_context", info.max_context},
                                      {"context", context},
                                      {"kv_cache_bytes", cache}};
-      for (const auto& [key, share] : shares)
-        json["weights"].push_back({{"role", key.first == Role::linear ? "linear"
-                                            : key.first == Role::head ? "head"
-                                                                      : "embedding"},
+      for (const auto& [key, share] : summary.matrices)
+        json["weights"].push_back({{"role", role_name(key.first)},
                                    {"storage", key.second},
                                    {"tensors", share.tensors},
                                    {"weights", share.weights},
                                    {"bytes", share.bytes},
-                                   {"bits_per_weight", bits(share)}});
+                                   {"bits_per_weight", share.bits_per_weight()}});
       fmt::print("{}\n", json.dump(2));
       return;
     }
@@ -123,17 +69,16 @@ void add_info(CLI::App& app) {
                attention.head_dim, attention.n_kv_heads);
     fmt::print("Vocabulary     {}, context {}, {} head\n", info.vocab_size, info.max_context,
                info.tied_head ? "tied" : "separate");
-    fmt::print("Parameters     {}\n", all.weights);
+    fmt::print("Parameters     {}\n", summary.all.weights);
     fmt::print("Size           {:.1f} MB, {:.3f} bits a weight; linear layers {:.4f} bits a weight\n",
-               static_cast<double>(all.bytes) * 1e-6, bits(all), bits(linear));
-    for (const auto& [key, share] : shares)
+               static_cast<double>(summary.all.bytes) * 1e-6, summary.all.bits_per_weight(),
+               summary.linear.bits_per_weight());
+    for (const auto& [key, share] : summary.matrices)
       fmt::print("  {:<12} {:<22} {:>4} tensors {:>12} weights {:>9.1f} MB {:>8.4f} bits a weight\n",
-                 key.first == Role::linear ? "linear"
-                 : key.first == Role::head ? "head"
-                                           : "embedding",
-                 key.second, share.tensors, share.weights, static_cast<double>(share.bytes) * 1e-6, bits(share));
+                 role_name(key.first), key.second, share.tensors, share.weights,
+                 static_cast<double>(share.bytes) * 1e-6, share.bits_per_weight());
     fmt::print("Memory at {}  {:.1f} MB weights (mapped) + {:.1f} MB KV cache (fp16)\n", context,
-               static_cast<double>(all.bytes) * 1e-6, static_cast<double>(cache) * 1e-6);
+               static_cast<double>(summary.all.bytes) * 1e-6, static_cast<double>(cache) * 1e-6);
   });
 }
 

@@ -14,7 +14,7 @@
 #include "generate/evaluation_text.h"
 #include "generate/state.h"
 #include "io/config.h"
-#include "io/safetensors.h"
+#include "models/summary.h"
 
 namespace turboquant {
 namespace {
@@ -65,11 +65,12 @@ Tensor logits_of(Model& model, std::span<const int32_t> window, int64_t first) {
   return model.forward({&sequence, 1});
 }
 
-void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint, double linear_bits) {
-  row.size_bytes = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) row.size_bytes += tensor.bytes();
-  row.bits_per_weight = 8.0 * static_cast<double>(row.size_bytes) / static_cast<double>(row.params);
-  row.bits_per_weight_linear = linear_bits;
+void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint) {
+  const Summary summary = summarize(checkpoint);
+  row.params = summary.all.weights;
+  row.size_bytes = summary.all.bytes;
+  row.bits_per_weight = summary.all.bits_per_weight();
+  row.bits_per_weight_linear = summary.linear.bits_per_weight();
 }
 
 std::string title(const std::string& format, int bits) {
@@ -181,8 +182,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     if (token >= info.vocab_size)
       throw Error(options.model + ": the tokenizer gives token " + std::to_string(token) +
                   ", but the model's vocabulary has " + std::to_string(info.vocab_size));
-  for (const TensorInfo& tensor : source->tensors()) baseline.params += static_cast<uint64_t>(tensor.shape.elements());
-  add_sizes(baseline, *source, 16);
+  add_sizes(baseline, *source);
 
   const nlohmann::json quantization = config_object(source->config(), options.model, "quantization");
   if (!quantization.empty()) {
@@ -190,8 +190,6 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     baseline.config = std::filesystem::path(options.model).filename().string();
     baseline.format = config_string_or(quantization, options.model, "format", "original");
     baseline.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
-    baseline.params = 0;
-    baseline.bits_per_weight = baseline.bits_per_weight_linear = 0;
   } else {
     const EvaluateRow template_row = baseline;  // candidates may move as it grows
     for (const std::string& format : options.formats)
@@ -212,7 +210,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
         candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
         candidate.row.quantize_s = seconds_since(start);
         candidate.model = load_model(*candidate.checkpoint, ops, model_options);
-        add_sizes(candidate.row, *candidate.checkpoint, conversion.bits_per_weight_linear());
+        add_sizes(candidate.row, *candidate.checkpoint);
         say(fmt::format("{}: quantized in {:.1f} s, {:.1f} MB", candidate.row.config, candidate.row.quantize_s,
                         static_cast<double>(candidate.row.size_bytes) * 1e-6));
         candidates.push_back(std::move(candidate));

@@ -9,6 +9,7 @@
 
 #include "core/half.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/expect.h"
 
 namespace turboquant {
 namespace {
@@ -23,6 +24,21 @@ void store(DType dtype, std::byte* base, int64_t index, float value) {
     reinterpret_cast<uint16_t*>(base)[index] = float_to_half(value);
 }
 
+void expect_cache(const AttentionShape& shape, const KvPages& cache, int64_t tokens, const char* op) {
+  if (cache.dtype != DType::f16 && cache.dtype != DType::f32)
+    throw Error(std::string(op) + ": a cache is F16 or F32, got " + std::string(name(cache.dtype)));
+  if (shape.head_dim < 1 || shape.head_dim % kKeyLanes != 0)
+    throw Error("attention heads of " + std::to_string(shape.head_dim) +
+                " are not supported: head_dim must be a multiple of " + std::to_string(kKeyLanes));
+  if (shape.n_kv_heads < 1 || shape.n_heads % shape.n_kv_heads != 0)
+    throw Error(std::string(op) + ": " + std::to_string(shape.n_heads) + " heads do not share " +
+                std::to_string(shape.n_kv_heads) + " key and value heads evenly");
+  const auto pages = static_cast<int64_t>(cache.pages.size());
+  if (tokens > pages * kPageTokens)
+    throw Error(std::string(op) + ": " + std::to_string(tokens) + " tokens do not fit " + std::to_string(pages) +
+                " pages of " + std::to_string(kPageTokens));
+}
+
 }  // namespace
 
 size_t CpuOps::page_bytes(const AttentionShape& shape, DType dtype) const {
@@ -31,10 +47,10 @@ size_t CpuOps::page_bytes(const AttentionShape& shape, DType dtype) const {
 
 void CpuOps::append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) {
   const int64_t dim = shape.head_dim, width = shape.n_kv_heads * dim;
-  if (cache.dtype != DType::f16 && cache.dtype != DType::f32) throw Error("append_kv: a cache is F16 or F32");
-  if (dim % kKeyLanes != 0)
-    throw Error("attention heads of " + std::to_string(dim) + " are not supported: head_dim must be a multiple of " +
-                std::to_string(kKeyLanes));
+  expect(keys, DType::f32, 2, "append_kv", "keys");
+  expect_cache(shape, cache, cache.length + keys.dim(0), "append_kv");
+  expect_equal(keys.dim(1), width, "append_kv", "width of keys");
+  expect(values, DType::f32, keys.shape(), "append_kv", "values");
   const size_t head_bytes = static_cast<size_t>(kPageTokens * dim) * item_size(cache.dtype);
   pool_.parallel_for(keys.dim(0), std::max<int64_t>(1, 2048 / width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -55,6 +71,13 @@ void CpuOps::append_kv(const Tensor& keys, const Tensor& values, const Attention
 }
 
 void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) {
+  expect(queries, DType::f32, 2, "attention", "queries");
+  expect_cache(shape, cache, cache.length, "attention");
+  expect_equal(queries.dim(1), shape.n_heads * shape.head_dim, "attention", "width of queries");
+  expect(out, DType::f32, queries.shape(), "attention", "out");
+  if (queries.dim(0) > cache.length)
+    throw Error("attention: " + std::to_string(queries.dim(0)) + " queries, but the cache holds " +
+                std::to_string(cache.length) + " tokens: append their keys and values first");
   const int64_t tokens = queries.dim(0), dim = shape.head_dim, group = shape.n_heads / shape.n_kv_heads;
   const int64_t rows = tokens * group;  // of one KV head; row = token * group + head in the group
   const int64_t first_position = cache.length - tokens;

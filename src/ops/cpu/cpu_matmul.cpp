@@ -4,6 +4,7 @@
 
 #include "core/half.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/expect.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -36,6 +37,7 @@ std::vector<Tensor> CpuOps::matmul(const Activations& x, std::span<const Project
                   std::to_string(x.width));
     results.push_back(arena_.allocate(DType::f32, {x.tokens, weight.rows}));
     const bool has_bias = projection.bias != nullptr && *projection.bias;
+    if (has_bias) expect(*projection.bias, DType::f32, Shape{weight.rows}, "matmul", "bias");
     products.push_back({&weight, has_bias ? projection.bias->data<float>() : nullptr, results.back().data<float>(),
                         units, weight.kind == Weight::Kind::tiled && static_cast<bool>(x.q)});
     units += (weight.rows + kUnitRows - 1) / kUnitRows;

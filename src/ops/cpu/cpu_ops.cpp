@@ -3,23 +3,12 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/half.h"
+#include "ops/cpu/expect.h"
 #include "quant/rotation.h"
+#include "quant/tile.h"
 
 namespace turboquant {
 namespace {
-
-void expect(const Tensor& x, DType dtype, size_t rank, const char* op, const char* what) {
-  if (x.dtype() != dtype || x.shape().rank() != rank)
-    throw Error(std::string(op) + ": " + what + " must be " + std::string(name(dtype)) + " of rank " +
-                std::to_string(rank) + ", got " + std::string(name(x.dtype())) + " " + to_string(x.shape()));
-}
-
-void expect_equal(int64_t given, int64_t expected, const char* op, const char* what) {
-  if (given != expected)
-    throw Error(std::string(op) + ": " + what + " is " + std::to_string(given) + ", expected " +
-                std::to_string(expected));
-}
 
 // Rows of F32 [tokens, width] are worth a thread from about this many elements on.
 constexpr int64_t kElementsPerTask = 4096;
@@ -34,6 +23,7 @@ std::unique_ptr<Ops> make_cpu_ops(std::shared_ptr<ThreadPool> pool) {
 
 Tensor CpuOps::embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) {
   const auto tokens = static_cast<int64_t>(ids.size());
+  if (rotation) expect_equal(rotation.signs.dim(0), table.cols, "embedding", "width of the rotation");
   Tensor out = arena_.allocate(DType::f32, {tokens, table.cols});
   for (const int32_t id : ids)
     if (id < 0 || id >= table.rows)
@@ -67,6 +57,9 @@ Activations CpuOps::prepare(const Tensor& x, const Rotation& rotation, bool exac
   result.tokens = x.dim(0);
   result.width = x.dim(1);
   if (rotation) expect_equal(rotation.signs.dim(0), result.width, "prepare", "width of the rotation");
+  if (!exact && result.width % kGroup != 0)
+    throw Error("prepare: int8 activations need a width that is a multiple of " + std::to_string(kGroup) + ", got " +
+                std::to_string(result.width));
   result.x = rotation ? arena_.allocate(DType::f32, x.shape()) : x;
   if (!exact) {
     // One token lies as it is; several lie in panels of kTokenPanel, [width / 4][kTokenPanel][4], the last panel
@@ -96,8 +89,13 @@ Tensor CpuOps::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::
   expect(x, DType::f32, 2, "rope", "x");
   expect(cos, DType::f32, 2, "rope", "cos");
   expect_equal(static_cast<int64_t>(positions.size()), x.dim(0), "rope", "number of positions");
-  const int64_t half = cos.dim(1), heads = x.dim(1) / (2 * half);
-  expect_equal(heads * 2 * half, x.dim(1), "rope", "width of whole heads");
+  expect(sin, DType::f32, cos.shape(), "rope", "sin");
+  const int64_t half = cos.dim(1);
+  if (half < 1 || x.dim(1) % (2 * half) != 0)
+    throw Error("rope: x " + to_string(x.shape()) + " does not consist of heads of " + std::to_string(2 * half) +
+                ", twice the width of cos");
+  const int64_t heads = x.dim(1) / (2 * half);
+  for (const int32_t position : positions) expect_below(position, cos.dim(0), "rope", "a position");
   Tensor out = arena_.allocate(DType::f32, x.shape());
   pool_.parallel_for(x.dim(0), rows_per_task(x.dim(1)), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -111,8 +109,7 @@ Tensor CpuOps::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::
 
 Tensor CpuOps::swiglu(const Tensor& gate, const Tensor& up) {
   expect(gate, DType::f32, 2, "swiglu", "gate");
-  expect(up, DType::f32, 2, "swiglu", "up");
-  expect_equal(up.elements(), gate.elements(), "swiglu", "number of elements of up");
+  expect(up, DType::f32, gate.shape(), "swiglu", "up");
   Tensor out = arena_.allocate(DType::f32, gate.shape());
   pool_.parallel_for(gate.elements(), kElementsPerTask, [&](int64_t begin, int64_t end) {
     kernels_.swiglu(gate.data<float>() + begin, up.data<float>() + begin, end - begin, out.data<float>() + begin);
@@ -122,8 +119,7 @@ Tensor CpuOps::swiglu(const Tensor& gate, const Tensor& up) {
 
 Tensor CpuOps::add(const Tensor& a, const Tensor& b) {
   expect(a, DType::f32, 2, "add", "a");
-  expect(b, DType::f32, 2, "add", "b");
-  expect_equal(b.elements(), a.elements(), "add", "number of elements of b");
+  expect(b, DType::f32, a.shape(), "add", "b");
   Tensor out = arena_.allocate(DType::f32, a.shape());
   pool_.parallel_for(a.elements(), 4 * kElementsPerTask, [&](int64_t begin, int64_t end) {
     kernels_.add(a.data<float>() + begin, b.data<float>() + begin, end - begin, out.data<float>() + begin);
@@ -133,6 +129,7 @@ Tensor CpuOps::add(const Tensor& a, const Tensor& b) {
 
 Tensor CpuOps::gather_rows(const Tensor& x, std::span<const int32_t> rows) {
   expect(x, DType::f32, 2, "gather_rows", "x");
+  for (const int32_t row : rows) expect_below(row, x.dim(0), "gather_rows", "a row");
   const int64_t width = x.dim(1);
   Tensor out = arena_.allocate(DType::f32, {static_cast<int64_t>(rows.size()), width});
   for (size_t i = 0; i < rows.size(); ++i)

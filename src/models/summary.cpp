@@ -1,0 +1,66 @@
+#include "models/summary.h"
+
+#include <array>
+
+#include "quant/tile.h"
+
+namespace turboquant {
+namespace {
+
+constexpr std::array kParts = {".scales", ".biases", ".codebook"};  // beside MODULE.weight
+
+bool is_part(const std::string& tensor) {
+  for (const char* part : kParts)
+    if (tensor.ends_with(part)) return true;
+  return tensor.ends_with(".signs");
+}
+
+/// How a matrix is stored, and how many weights it stands for.
+std::pair<std::string, uint64_t> describe_matrix(const Checkpoint& checkpoint, const TensorInfo& tensor,
+                                                 const std::string& module) {
+  const TensorInfo* scales = checkpoint.find(module + ".scales");
+  if (scales != nullptr && tensor.dtype == DType::u8 && tensor.shape.rank() == 3)
+    for (const int bits : {2, 3, 4, 8})
+      if (tensor.shape.back() == block_bytes(bits))
+        return {bits == 8 ? "int8 rows" : "TCQ16 " + std::to_string(bits) + " bits",
+                static_cast<uint64_t>(scales->shape[0] * tensor.shape[1] * kGroup)};
+  if (scales != nullptr && tensor.dtype == DType::u32) {
+    const nlohmann::json quantization = checkpoint.config().value("quantization", nlohmann::json::object());
+    const auto group = quantization.value("group_size", int64_t{64});
+    return {checkpoint.find(module + ".codebook") != nullptr ? "TurboQuant (original)" : "affine",
+            static_cast<uint64_t>(scales->shape.elements() * group)};
+  }
+  return {std::string(name(tensor.dtype)), static_cast<uint64_t>(tensor.shape.elements())};
+}
+
+void add(Share& share, uint64_t weights, uint64_t bytes) {
+  share.tensors += 1;
+  share.weights += weights;
+  share.bytes += bytes;
+}
+
+}  // namespace
+
+Summary summarize(const Checkpoint& checkpoint) {
+  Summary summary;
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    summary.all.bytes += tensor.bytes();
+    const Role role = role_of(tensor.name);
+    if (role == Role::other) {
+      if (!is_part(tensor.name)) summary.all.weights += static_cast<uint64_t>(tensor.shape.elements());
+      continue;
+    }
+    const std::string module(module_of(tensor.name));
+    const auto [storage, weights] = describe_matrix(checkpoint, tensor, module);
+    uint64_t bytes = tensor.bytes();
+    for (const char* part : kParts)
+      if (const TensorInfo* extra = checkpoint.find(module + part)) bytes += extra->bytes();
+    add(summary.matrices[{role, storage}], weights, bytes);
+    if (role == Role::linear) add(summary.linear, weights, bytes);
+    summary.all.tensors += 1;
+    summary.all.weights += weights;
+  }
+  return summary;
+}
+
+}  // namespace turboquant
