@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/simd.h"
+#include "core/unroll.h"
 #include "ops/cpu/kernels.h"
 
 namespace turboquant {
@@ -94,7 +95,7 @@ void quantize(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum) 
   if (i < n) m = max(m, load_first(x + i, n - i).abs());
   const float largest = m.largest();
   *scale = largest / 127.0F;
-  const Floats inverse = Floats::all(largest > 0 ? 127.0F / largest : 0.0F);
+  const Floats inverse = Floats::all(largest > kSmallestQuantized ? 127.0F / largest : 0.0F);
   Floats total = Floats::zero();  // whole numbers below 2^24: exact
   for (i = 0; i + kWidth <= n; i += kWidth) {
     const Floats r = (Floats::load(x + i) * inverse).round();
@@ -145,25 +146,27 @@ struct LoadBF16 {
 
 template <typename Load, int kRows, int kTokens>
 void dense_block(const typename Load::Type* weight, int64_t cols, const float* x, float* out, int64_t out_stride) {
-  Floats acc[kRows][kTokens];
-  for (int r = 0; r < kRows; ++r)
-    for (int t = 0; t < kTokens; ++t) acc[r][t] = Floats::zero();
+  Floats acc[kRows * kTokens];
+  unroll<kRows * kTokens>([&](auto i) TURBOQUANT_INLINE { acc[i] = Floats::zero(); });
   int64_t k = 0;
   for (; k + kWidth <= cols; k += kWidth) {
     Floats w[kRows];
-    for (int r = 0; r < kRows; ++r) w[r] = Load::load(weight + r * cols + k);
-    for (int t = 0; t < kTokens; ++t) {
+    unroll<kRows>([&](auto r) TURBOQUANT_INLINE { w[r] = Load::load(weight + r * cols + k); });
+    unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
       const Floats v = Floats::load(x + t * cols + k);
-      for (int r = 0; r < kRows; ++r) acc[r][t] = fma(w[r], v, acc[r][t]);
-    }
+      unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r * kTokens + t] = fma(w[r], v, acc[r * kTokens + t]); });
+    });
   }
   if (k < cols)
-    for (int t = 0; t < kTokens; ++t) {
+    unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
       const Floats v = load_first(x + t * cols + k, cols - k);
-      for (int r = 0; r < kRows; ++r) acc[r][t] = fma(Load::load_first(weight + r * cols + k, cols - k), v, acc[r][t]);
-    }
-  for (int t = 0; t < kTokens; ++t)
-    for (int r = 0; r < kRows; ++r) out[t * out_stride + r] = acc[r][t].sum();
+      unroll<kRows>([&](auto r) TURBOQUANT_INLINE {
+        acc[r * kTokens + t] = fma(Load::load_first(weight + r * cols + k, cols - k), v, acc[r * kTokens + t]);
+      });
+    });
+  unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
+    unroll<kRows>([&](auto r) TURBOQUANT_INLINE { out[t * out_stride + r] = acc[r * kTokens + t].sum(); });
+  });
 }
 
 template <typename Load, int kTokens>
@@ -267,12 +270,12 @@ void attend_rows(const AttendPage& page, int first) {
     const Type* value = values + begin * dim;
     for (int64_t d = 0; d < dim; d += kWidth) {
       Floats acc[kRows];
-      for (int r = 0; r < kRows; ++r) acc[r] = Floats::load(page.values_sum[first + r] + d);
+      unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r] = Floats::load(page.values_sum[first + r] + d); });
       for (int64_t t = 0; t < present; ++t) {
         const Floats v = Load::load(value + t * dim + d);
-        for (int r = 0; r < kRows; ++r) acc[r] = fma(Floats::all(p[r][t]), v, acc[r]);
+        unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r] = fma(Floats::all(p[r][t]), v, acc[r]); });
       }
-      for (int r = 0; r < kRows; ++r) acc[r].store(page.values_sum[first + r] + d);
+      unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r].store(page.values_sum[first + r] + d); });
     }
   }
 }

@@ -1,6 +1,7 @@
 // AVX2 kernels.
 #include "ops/cpu/kernels.h"
 
+#include "core/unroll.h"
 #include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"
 
@@ -36,7 +37,8 @@ inline void transpose(__m256i v[4]) {
 
 // The one decode loop. A block is two halves of 8 rows. In a half, four vectors hold the codes of columns 4 j + p; a
 // 4 x 4 transpose gives vectors of two rows (rows i and 4 + i of the half) with the 16 columns of each in order, where
-// one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the four vectors of int8.
+// one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the four vectors of int8; half is
+// a constant.
 template <int kBits, typename Use>
 inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
   static_assert(kBits == 2 || kBits == 3 || kBits == 4);
@@ -58,34 +60,34 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
     for (int j = 0; j < 4; ++j) u[j] = word(blocks + trellis_offset(kBits) + 8 * j);
     u_before[0] = ((u[3] << 1) & kUpper) | ((u[3] >> 3) & ~kUpper);
     for (int j = 1; j < 4; ++j) u_before[j] = u[j - 1];
-    for (int half = 0; half < 2; ++half) {
+    unroll<2>([&](auto half) TURBOQUANT_INLINE {
       __m256i plain = _mm256_setzero_si256();
       if constexpr (kBits >= 3) plain = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * half));
       __m256i k[4], c0[4];
-      for (int j = 0; j < 4; ++j) {
+      unroll<4>([&](auto j) TURBOQUANT_INLINE {
         k[j] = _mm256_and_si256(spread_mask(static_cast<uint32_t>(u[j] >> (32 * half))), one);
         if constexpr (kBits >= 3)
           k[j] = _mm256_or_si256(
-              k[j],
-              _mm256_and_si256(j == 0 ? _mm256_slli_epi16(plain, 1) : _mm256_srli_epi16(plain, 2 * j - 1), plain_bits));
+              k[j], _mm256_and_si256(j() == 0 ? _mm256_slli_epi16(plain, 1) : _mm256_srli_epi16(plain, 2 * j() - 1),
+                                     plain_bits));
         if constexpr (kBits != 3) {
           const uint64_t bits = word(blocks + top_offset(kBits) + 8 * j);
           k[j] = _mm256_or_si256(k[j], _mm256_and_si256(spread_mask(static_cast<uint32_t>(bits >> (32 * half))), top));
         }
         c0[j] = spread_mask(static_cast<uint32_t>(u_before[j] >> (32 * half)));
-      }
+      });
       transpose(k);
       transpose(c0);
-      for (int i = 0; i < 4; ++i) {
+      unroll<4>([&](auto i) TURBOQUANT_INLINE {
         const auto low = (index >> (4 * (8 * half + i))) & 15, high = (index >> (4 * (8 * half + 4 + i))) & 15;
         const __m256i table =
             _mm256_inserti128_si256(_mm256_castsi128_si256(load16(tables[low])), load16(tables[high]), 1);
         const __m256i shift =
             _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8(shifts[low])), _mm_set1_epi8(shifts[high]), 1);
         k[i] = _mm256_add_epi8(_mm256_shuffle_epi8(table, k[i]), _mm256_and_si256(c0[i], shift));
-      }
+      });
       use(g, half, k);
-    }
+    });
   }
 }
 
@@ -99,13 +101,13 @@ inline __attribute__((always_inline)) void decode(int bits, const uint8_t* block
     decode_tile<2>(blocks, groups, use);
   } else {
     for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(8))
-      for (int half = 0; half < 2; ++half) {
+      unroll<2>([&](auto half) TURBOQUANT_INLINE {
         __m256i rows[4];
         for (int j = 0; j < 4; ++j)
           rows[j] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 64 * j + 32 * half));
         transpose(rows);
         use(g, half, rows);
-      }
+      });
   }
 }
 
@@ -118,12 +120,11 @@ inline __m256i dot4(__m256i w, __m256i w_abs, __m256i x) {
 
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   __m256i acc[2][4] = {};
-  decode(
-      bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
-        const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
-        for (int i = 0; i < 4; ++i)
-          acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(rows[i], _mm256_abs_epi8(rows[i]), xs));
-      });
+  decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
+    const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
+    for (int i = 0; i < 4; ++i)
+      acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(rows[i], _mm256_abs_epi8(rows[i]), xs));
+  });
   // acc[half][i] holds 4 partial sums of row 8 half + i (low 128 bits) and of row 8 half + 4 + i (high).
   for (int half = 0; half < 2; ++half) {
     transpose(acc[half]);
@@ -134,36 +135,40 @@ void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, 
 }
 
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
-  decode(
-      bits, blocks, groups, [&](int64_t g, int half, const __m256i rows[4]) __attribute__((always_inline)) {
-        __m256i columns[4] = {rows[0], rows[1], rows[2], rows[3]};
-        transpose(columns);
-        for (int j = 0; j < 4; ++j)
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel + 64 * (4 * g + j) + 32 * half), columns[j]);
-      });
+  decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
+    __m256i columns[4] = {rows[0], rows[1], rows[2], rows[3]};
+    transpose(columns);
+    for (int j = 0; j < 4; ++j)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel + 64 * (4 * g + j) + 32 * half), columns[j]);
+  });
 }
 
 template <int kTokens>
 void panel_dot_tokens(const uint8_t* panel, int64_t groups, const int8_t* x, int32_t* out) {
-  __m256i acc[kTokens][2];
-  for (int t = 0; t < kTokens; ++t)
-    for (int i = 0; i < 2; ++i)
-      acc[t][i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(out + t * kTilePair * kTileRows + 8 * i));
+  __m256i acc0[kTokens], acc1[kTokens];
+  const auto at = [&](int t, int half) TURBOQUANT_INLINE {
+    return reinterpret_cast<__m256i*>(out + t * kTilePair * kTileRows + 8 * half);
+  };
+  unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
+    acc0[t] = _mm256_loadu_si256(at(t, 0));
+    acc1[t] = _mm256_loadu_si256(at(t, 1));
+  });
   for (int64_t v = 0; v < 4 * groups; ++v, x += 4 * kTokenPanel) {
     const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * v));
     const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * v + 32));
     const __m256i a0 = _mm256_abs_epi8(w0), a1 = _mm256_abs_epi8(w1);
-    for (int t = 0; t < kTokens; ++t) {
+    unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
       int32_t four;
       __builtin_memcpy(&four, x + 4 * t, 4);
       const __m256i xs = _mm256_set1_epi32(four);
-      acc[t][0] = _mm256_add_epi32(acc[t][0], dot4(w0, a0, xs));
-      acc[t][1] = _mm256_add_epi32(acc[t][1], dot4(w1, a1, xs));
-    }
+      acc0[t] = _mm256_add_epi32(acc0[t], dot4(w0, a0, xs));
+      acc1[t] = _mm256_add_epi32(acc1[t], dot4(w1, a1, xs));
+    });
   }
-  for (int t = 0; t < kTokens; ++t)
-    for (int i = 0; i < 2; ++i)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + t * kTilePair * kTileRows + 8 * i), acc[t][i]);
+  unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
+    _mm256_storeu_si256(at(t, 0), acc0[t]);
+    _mm256_storeu_si256(at(t, 1), acc1[t]);
+  });
 }
 
 void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,

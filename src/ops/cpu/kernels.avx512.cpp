@@ -1,6 +1,7 @@
 // AVX-512 (VBMI, VNNI) kernels.
 #include "ops/cpu/kernels.h"
 
+#include "core/unroll.h"
 #include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"
 
@@ -32,7 +33,8 @@ struct SpreadOffsets {
 template <int kAt>
 constexpr SpreadOffsets<kAt> kSpreadOffsets;
 
-// The one decode loop: calls use(vector, q + 128) for each of the 4 * groups vectors of the tile, in order.
+// The one decode loop: calls use(group, j, q + 128) for each of the 4 * groups vectors of the tile, in order; j is a
+// constant.
 template <int kBits, typename Use>
 inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
   static_assert(kBits == 2 || kBits == 3 || kBits == 4);
@@ -68,11 +70,11 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
     __mmask64 before = ((last << 1) & kUpper) | ((last >> 3) & ~kUpper);
     __m512i plain = _mm512_setzero_si512();
     if constexpr (kBits >= 3) plain = _mm512_loadu_si512(blocks);
-    for (int j = 0; j < 4; ++j) {
+    unroll<4>([&](auto j) TURBOQUANT_INLINE {
       const __mmask64 u = word(u_words + 8 * j);
       __m512i k = index;
       if constexpr (kBits >= 3) {
-        const __m512i codes = j == 0 ? _mm512_slli_epi16(plain, 1) : _mm512_srli_epi16(plain, 2 * j - 1);
+        const __m512i codes = j() == 0 ? _mm512_slli_epi16(plain, 1) : _mm512_srli_epi16(plain, 2 * j() - 1);
         k = _mm512_ternarylogic_epi32(codes, plain_bits, index, 0xEA);  // (codes & plain_bits) | index
       }
       if constexpr (kBits != 3) k = _mm512_mask_add_epi8(k, word(top_words + 8 * j), k, top);
@@ -88,18 +90,19 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
       }
       q = _mm512_mask_add_epi8(q, before, q, shift);
       before = u;
-      use(4 * g + j, q);
-    }
+      use(g, j, q);
+    });
   }
 }
 
 template <typename Use>
 inline __attribute__((always_inline)) void decode_int8_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  for (int64_t v = 0; v < 4 * groups; ++v) {
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 64 * v + 4096, _MM_HINT_T0);
-    use(v, _mm512_xor_si512(_mm512_loadu_si512(blocks + 64 * v), flip));
-  }
+  for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(8))
+    unroll<4>([&](auto j) TURBOQUANT_INLINE {
+      _mm_prefetch(reinterpret_cast<const char*>(blocks) + 64 * j + 4096, _MM_HINT_T0);
+      use(g, j, _mm512_xor_si512(_mm512_loadu_si512(blocks + 64 * j), flip));
+    });
 }
 
 template <typename Use>
@@ -116,38 +119,41 @@ inline __attribute__((always_inline)) void decode(int bits, const uint8_t* block
 
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   __m512i acc[4] = {};
-  decode(
-      bits, blocks, groups, [&](int64_t v, __m512i q) __attribute__((always_inline)) {
-        int32_t four;
-        __builtin_memcpy(&four, x + 4 * v, 4);
-        acc[v & 3] = _mm512_dpbusd_epi32(acc[v & 3], q, _mm512_set1_epi32(four));
-      });
+  decode(bits, blocks, groups, [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE {
+    int32_t four;
+    __builtin_memcpy(&four, x + kGroup * g + 4 * j, 4);
+    acc[j] = _mm512_dpbusd_epi32(acc[j], q, _mm512_set1_epi32(four));
+  });
   _mm512_storeu_si512(out, _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), _mm512_add_epi32(acc[2], acc[3])));
 }
 
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
-  decode(
-      bits, blocks,
-      groups, [&](int64_t v, __m512i q) __attribute__((always_inline)) { _mm512_storeu_si512(panel + 64 * v, q); });
+  decode(bits, blocks, groups,
+         [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE { _mm512_storeu_si512(panel + 256 * g + 64 * j, q); });
 }
 
 template <int kTokens>
 void panel_dot_tokens(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int32_t* out) {
-  __m512i acc[kTokens][kTilePair];
-  for (int t = 0; t < kTokens; ++t)
-    for (int i = 0; i < kTilePair; ++i) acc[t][i] = _mm512_loadu_si512(out + (t * kTilePair + i) * kTileRows);
+  static_assert(kTilePair == 2);
+  __m512i acc0[kTokens], acc1[kTokens];
+  unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
+    acc0[t] = _mm512_loadu_si512(out + 2 * t * kTileRows);
+    acc1[t] = _mm512_loadu_si512(out + (2 * t + 1) * kTileRows);
+  });
   for (int64_t v = 0; v < 4 * groups; ++v, x += 4 * kTokenPanel) {
     const __m512i w0 = _mm512_loadu_si512(panel0 + 64 * v), w1 = _mm512_loadu_si512(panel1 + 64 * v);
-    for (int t = 0; t < kTokens; ++t) {
+    unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
       int32_t four;
       __builtin_memcpy(&four, x + 4 * t, 4);
       const __m512i xs = _mm512_set1_epi32(four);
-      acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], w0, xs);
-      acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], w1, xs);
-    }
+      acc0[t] = _mm512_dpbusd_epi32(acc0[t], w0, xs);
+      acc1[t] = _mm512_dpbusd_epi32(acc1[t], w1, xs);
+    });
   }
-  for (int t = 0; t < kTokens; ++t)
-    for (int i = 0; i < kTilePair; ++i) _mm512_storeu_si512(out + (t * kTilePair + i) * kTileRows, acc[t][i]);
+  unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
+    _mm512_storeu_si512(out + 2 * t * kTileRows, acc0[t]);
+    _mm512_storeu_si512(out + (2 * t + 1) * kTileRows, acc1[t]);
+  });
 }
 
 void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,

@@ -26,6 +26,8 @@ struct AttendPage {
 
 constexpr float kNoScore = -3.0e38F;
 
+constexpr float kSmallestQuantized = 1e-30F;  // largest value of a vector that quantizes to zeros: 127 / it is finite
+
 constexpr int kKeyLanes = 16;     // tokens side by side in a key page
 constexpr int kAttendRows = 8;    // query rows that share one reading of a page
 constexpr int kPageTokens = 256;  // tokens of one page of a cache
@@ -44,7 +46,7 @@ struct Kernels {
   void (*rope)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, float* out);
   /// Probabilities of logits.
   void (*softmax)(const float* x, int64_t n, float* out);
-  /// q = round(x / scale), scale = max|x| / 127 (0 for a zero vector); sum of q.
+  /// q = round(x / scale), scale = max|x| / 127 (q = 0 if max|x| <= kSmallestQuantized); sum of q.
   void (*quantize)(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum);
 
   /// out[t][r] = sum over k of weight[r][k] * x[t][k], for `rows` rows and `tokens` tokens; strides in elements. Each

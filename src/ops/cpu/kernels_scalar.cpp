@@ -46,7 +46,7 @@ void quantize(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum) 
   float largest = 0;
   for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i]));
   *scale = largest / 127.0F;
-  const float inverse = largest > 0 ? 127.0F / largest : 0.0F;
+  const float inverse = largest > kSmallestQuantized ? 127.0F / largest : 0.0F;
   *sum = 0;
   for (int64_t i = 0; i < n; ++i) {
     q[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
