@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <string>
 
 #include "cache/cache.h"
@@ -20,15 +21,24 @@ class FullCache final : public LayerCache {
     ops.append_kv(k, v, shape, {dtype_, addresses_, length_});
     length_ += tokens;
     ops.attention(q, shape, {dtype_, addresses_, length_}, std::move(out));
+    if (shape.window > 0) drop_before(std::max<int64_t>(length_ - shape.window, 0) / page_tokens);
   }
 
   int64_t length() const override { return length_; }
-  size_t bytes() const override { return pages_.size() * page_bytes_; }
+  size_t bytes() const override { return (pages_.size() - dropped_) * page_bytes_; }
 
  private:
+  // A sliding window needs no ring: pages that no later query can see are given back.
+  void drop_before(int64_t page) {
+    for (; dropped_ < static_cast<size_t>(page); ++dropped_) {
+      pages_[dropped_] = Tensor();
+      addresses_[dropped_] = nullptr;
+    }
+  }
+
   DType dtype_;
   int64_t length_ = 0;
-  size_t page_bytes_ = 0;
+  size_t page_bytes_ = 0, dropped_ = 0;
   std::vector<Tensor> pages_;
   std::vector<std::byte*> addresses_;
 };

@@ -27,7 +27,13 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   HeaderHandler(std::string where, std::vector<HeaderEntry>& entries, std::map<std::string, std::string>& metadata)
       : where_(std::move(where)), entries_(entries), metadata_(metadata) {}
 
-  bool null() override { return unexpected("null"); }
+  bool null() override {
+    // What some writers put for no metadata, and the reference implementation reads as such.
+    if (level_ != Level::header || name_ != "__metadata__") return unexpected("null");
+    if (has_metadata_) fail("__metadata__ appears twice");
+    has_metadata_ = true;
+    return true;
+  }
   bool boolean(bool) override { return unexpected("true or false"); }
   bool number_integer(number_integer_t value) override {
     // The parser calls this for negative numbers only.

@@ -3,6 +3,24 @@
 #include "io/config.h"
 
 namespace turboquant {
+namespace {
+
+/// The sliding window of a layer, 0 for full attention: layer_types says which layers have it; without it, all layers
+/// of mistral and, where use_sliding_window is set, those of qwen2 from max_window_layers on.
+int64_t window_of(const nlohmann::json& config, const std::string& where, int64_t layer) {
+  const int64_t window = config_integer_or(config, where, "sliding_window", 0);
+  if (window == 0 || !config_bool_or(config, where, "use_sliding_window", true)) return 0;
+  const auto types = config.find("layer_types");
+  if (types != config.end() && types->is_array()) {
+    const auto at = static_cast<size_t>(layer);
+    if (at >= types->size() || !types->at(at).is_string())
+      throw Error(where + ": config.json: 'layer_types' has no name for layer " + std::to_string(layer));
+    return types->at(at) == "sliding_attention" ? window : 0;
+  }
+  return layer >= config_integer_or(config, where, "max_window_layers", 0, 0) ? window : 0;
+}
+
+}  // namespace
 
 LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options)
     : Model(model_info(checkpoint.config(), checkpoint.path().string()), std::move(ops), options),
@@ -12,8 +30,10 @@ LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, c
   embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
   for (int64_t i = 0; i < info_.n_layers; ++i) {
     const std::string path = "model.layers." + std::to_string(i);
+    AttentionShape shape = info_.attention;
+    shape.window = window_of(checkpoint.config(), checkpoint.path().string(), i);
     layers_.push_back({loader.vector(path + ".input_layernorm.weight", info_.hidden_size),
-                       Attention::load(loader, path + ".self_attn", info_.hidden_size, info_.attention),
+                       Attention::load(loader, path + ".self_attn", info_.hidden_size, shape),
                        loader.vector(path + ".post_attention_layernorm.weight", info_.hidden_size),
                        Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size)});
   }

@@ -1,4 +1,5 @@
-// Llama and its like: RMS norms, rotary grouped-query attention, SwiGLU, tied or untied head.
+// Llama and its like (mistral, qwen2): RMS norms, rotary grouped-query attention with or without biases and sliding
+// windows, SwiGLU, tied or untied head.
 #pragma once
 
 #include "models/model.h"

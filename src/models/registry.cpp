@@ -19,8 +19,10 @@ struct Row {
   std::unique_ptr<Model> (*make)(const Checkpoint&, std::shared_ptr<Ops>, const ModelOptions&);
 };
 
-constexpr std::array<Row, 1> kArchitectures{{
+constexpr std::array<Row, 3> kArchitectures{{
     {"llama", make<LlamaModel>},
+    {"mistral", make<LlamaModel>},  // sliding window
+    {"qwen2", make<LlamaModel>},    // biases of q, k and v; sliding window in some layers of some models
 }};
 
 const Row& row_of(const nlohmann::json& config, const std::string& where) {

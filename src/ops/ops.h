@@ -34,12 +34,13 @@ struct Projection {
 struct AttentionShape {
   int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
   float scale = 0;
+  int64_t window = 0;  // a query sees itself and the window - 1 tokens before it; 0: all
 };
 
 /// Keys and values of one layer of one sequence in pages of ops.page_tokens() tokens; the page layout is the backend's.
 struct KvPages {
   DType dtype = DType::f16;           // F16 or F32
-  std::span<std::byte* const> pages;  // each of ops.page_bytes()
+  std::span<std::byte* const> pages;  // each of ops.page_bytes(); null where no query can see any more
   int64_t length = 0;                 // tokens in all pages
 };
 
@@ -78,7 +79,7 @@ class Ops {
   virtual void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape,
                          const KvPages& cache) = 0;
   /// Causal attention of one sequence: query i of `queries` F32 [tokens, n_heads * head_dim] sees the positions up to
-  /// cache.length - tokens + i. Writes `out`, of the same shape.
+  /// cache.length - tokens + i, within its window. Writes `out`, of the same shape.
   virtual void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) = 0;
 };
 

@@ -125,6 +125,17 @@ TEST(Safetensors, NoTensorsAtAll) {
   EXPECT_TRUE(SafetensorsFile(folder / "x.safetensors").tensors().empty());
 }
 
+TEST(Safetensors, NullMetadataIsNone) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder.path() / "null.safetensors";
+  write_bytes(path, safetensors_bytes(R"({"__metadata__":null,"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})", 2));
+  const SafetensorsFile file(path);
+  EXPECT_TRUE(file.metadata().empty());
+  EXPECT_EQ(file.tensor("a").elements(), 2);
+  write_bytes(path, safetensors_bytes(R"({"__metadata__":null,"__metadata__":{}})", 0));
+  EXPECT_HAS(error_of([&] { SafetensorsFile twice(path); }), "__metadata__ appears twice");
+}
+
 TEST(Safetensors, ViewsOutliveTheFile) {
   const TempFolder folder;
   const auto tensors = varied_tensors();

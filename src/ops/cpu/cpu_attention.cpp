@@ -82,6 +82,10 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
   const int64_t rows = tokens * group;  // of one KV head; row = token * group + head in the group
   const int64_t first_position = cache.length - tokens;
   const int64_t pages = (cache.length + kPageTokens - 1) / kPageTokens;
+  // Pages that lie before every window of these queries are never touched.
+  const auto first_page = [&](int64_t position) {
+    return shape.window == 0 ? 0 : std::max<int64_t>(position - shape.window + 1, 0) / kPageTokens;
+  };
   const int64_t floats = result_floats(dim);
   const size_t head_bytes = static_cast<size_t>(kPageTokens * dim) * item_size(cache.dtype);
   const auto attend = cache.dtype == DType::f16 ? kernels_.attend_page_f16 : kernels_.attend_page_f32;
@@ -91,7 +95,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
   // Rows [first, first + count) of a KV head over one page, results at `results`.
   const auto one_page = [&](int64_t head, int64_t first, int64_t count, int64_t page, float* results) {
     std::array<const float*, kAttendRows> q{};
-    std::array<int64_t, kAttendRows> limit{};
+    std::array<int64_t, kAttendRows> limit{}, hidden{};
     std::array<float, kAttendRows> maximum{}, sum{};
     std::array<float*, kAttendRows> values{};
     for (int64_t i = 0; i < count; ++i) {
@@ -99,11 +103,12 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
       q[at] = queries.data<float>() + offset(head, first + i);
       const int64_t visible = first_position + (first + i) / group + 1 - page * kPageTokens;
       limit[at] = std::clamp<int64_t>(visible, 0, kPageTokens);
+      hidden[at] = shape.window == 0 ? 0 : std::clamp<int64_t>(visible - shape.window, 0, kPageTokens);
       values[at] = results + i * floats + kKeyLanes;
     }
     const std::byte* base = cache.pages[static_cast<size_t>(page)] + static_cast<size_t>(2 * head) * head_bytes;
     attend({base, base + head_bytes, dim, shape.scale, count, q.data(), limit.data(), maximum.data(), sum.data(),
-            values.data()});
+            values.data(), hidden.data()});
     for (int64_t i = 0; i < count; ++i) {
       results[i * floats] = maximum[static_cast<size_t>(i)];
       results[i * floats + 1] = sum[static_cast<size_t>(i)];
@@ -121,19 +126,23 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
     for (int64_t d = 0; d < dim; ++d) o[d] = total[kKeyLanes + d] / total[1];
   };
 
-  if (rows <= kAttendRows && pages > 1) {  // decode: the threads share the pages of a head
-    Tensor parts = arena_.allocate(DType::f32, {shape.n_kv_heads, pages, rows, floats});
+  const int64_t skipped = first_page(first_position), seen_pages = pages - skipped;
+  if (rows <= kAttendRows && seen_pages > 1) {  // decode: the threads share the pages of a head
+    Tensor parts = arena_.allocate(DType::f32, {shape.n_kv_heads, seen_pages, rows, floats});
     const auto part = [&](int64_t head, int64_t page) {
-      return parts.data<float>() + (head * pages + page) * rows * floats;
+      return parts.data<float>() + (head * seen_pages + page) * rows * floats;
     };
-    pool_.parallel_for(shape.n_kv_heads * pages, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) one_page(i / pages, 0, rows, i % pages, part(i / pages, i % pages));
+    pool_.parallel_for(shape.n_kv_heads * seen_pages, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t head = i / seen_pages, page = i % seen_pages;
+        one_page(head, 0, rows, skipped + page, part(head, page));
+      }
     });
     std::vector<float> total(static_cast<size_t>(floats));
     for (int64_t head = 0; head < shape.n_kv_heads; ++head)
       for (int64_t row = 0; row < rows; ++row) {
         start(total.data());
-        for (int64_t page = 0; page < pages; ++page) merge(total.data(), part(head, page) + row * floats);
+        for (int64_t page = 0; page < seen_pages; ++page) merge(total.data(), part(head, page) + row * floats);
         finish(head, row, total.data());
       }
     return;
@@ -146,7 +155,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
                     count = std::min<int64_t>(kAttendRows, rows - first);
       for (int64_t row = 0; row < count; ++row) start(total.data() + row * floats);
       const int64_t seen = first_position + (first + count - 1) / group + 1;
-      for (int64_t page = 0; page * kPageTokens < seen; ++page) {
+      for (int64_t page = first_page(first_position + first / group); page * kPageTokens < seen; ++page) {
         one_page(head, first, count, page, part.data());
         for (int64_t row = 0; row < count; ++row) merge(total.data() + row * floats, part.data() + row * floats);
       }

@@ -212,15 +212,17 @@ void attend_rows(const AttendPage& page, int first) {
   const auto* keys = static_cast<const Type*>(page.keys);
   const auto* values = static_cast<const Type*>(page.values);
   const int64_t dim = page.head_dim;
-  int64_t longest = 0;
+  int64_t hidden[kRows] = {}, longest = 0, shared_hidden = kPageTokens;
   for (int r = 0; r < kRows; ++r) {
+    if (page.hidden != nullptr) hidden[r] = page.hidden[first + r];
+    shared_hidden = hidden[r] < shared_hidden ? hidden[r] : shared_hidden;
     page.maximum[first + r] = kNoScore;
     page.sum[first + r] = 0;
     for (int64_t d = 0; d < dim; d += kWidth) Floats::zero().store(page.values_sum[first + r] + d);
   }
   for (int r = 0; r < kRows; ++r) longest = page.limit[first + r] > longest ? page.limit[first + r] : longest;
 
-  for (int64_t begin = 0; begin < longest; begin += kBlockTokens) {
+  for (int64_t begin = shared_hidden / kBlockTokens * kBlockTokens; begin < longest; begin += kBlockTokens) {
     alignas(64) float p[kRows][kBlockTokens];
     for (int64_t lanes = 0; lanes < kBlockTokens && begin + lanes < longest; lanes += kKeyLanes) {
       Floats score[kRows][kLaneVectors];
@@ -237,24 +239,27 @@ void attend_rows(const AttendPage& page, int first) {
     }
     const int64_t present = longest - begin < kBlockTokens ? longest - begin : kBlockTokens;
     for (int r = 0; r < kRows; ++r) {
-      const int64_t visible = page.limit[first + r] - begin;
-      if (visible <= 0) {
+      const int64_t visible = page.limit[first + r] - begin, before_window = hidden[r] - begin;
+      if (visible <= 0 || before_window >= visible) {
         for (int64_t t = 0; t < present; ++t) p[r][t] = 0;
         continue;
       }
+      // What a row sees of a vector: neither behind its own position nor before its window.
+      const auto seen = [&](Floats x, int v, Floats otherwise) TURBOQUANT_INLINE {
+        const Floats upper = x.keep_first(static_cast<int>(visible - v * kWidth), otherwise);
+        return otherwise.keep_first(static_cast<int>(before_window - v * kWidth), upper);
+      };
       const Floats lowest = Floats::all(kNoScore);
       Floats m = lowest;
       for (int v = 0; v < kVectors; ++v)
-        if (v * kWidth < visible)
-          m = max(m, Floats::load(p[r] + v * kWidth).keep_first(static_cast<int>(visible - v * kWidth), lowest));
+        if (v * kWidth < visible) m = max(m, seen(Floats::load(p[r] + v * kWidth), v, lowest));
       const float before = page.maximum[first + r];
       const float largest = m.largest() > before ? m.largest() : before;
       Floats total = Floats::zero();
       for (int v = 0; v < kVectors; ++v) {
         Floats e = Floats::zero();
         if (v * kWidth < visible)
-          e = exp(Floats::load(p[r] + v * kWidth) - Floats::all(largest))
-                  .keep_first(static_cast<int>(visible - v * kWidth), Floats::zero());
+          e = seen(exp(Floats::load(p[r] + v * kWidth) - Floats::all(largest)), v, Floats::zero());
         e.store(p[r] + v * kWidth);
         total = total + e;
       }

@@ -22,6 +22,8 @@ struct AttendPage {
   float* maximum;
   float* sum;
   float* const* values_sum;
+  // [rows] how many of the page's first tokens lie before the row's sliding window; null: none for all rows.
+  const int64_t* hidden = nullptr;
 };
 
 constexpr float kNoScore = -3.0e38F;

@@ -116,15 +116,16 @@ void attend_page(const AttendPage& page) {
     page.maximum[row] = kNoScore;
     page.sum[row] = 0;
     const int64_t tokens = std::max<int64_t>(page.limit[row], 0);
+    const int64_t first = page.hidden == nullptr ? 0 : page.hidden[row];
     std::vector<float> scores(static_cast<size_t>(tokens));
-    for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t t = first; t < tokens; ++t) {
       float score = 0;
       for (int64_t d = 0; d < page.head_dim; ++d)
         score += page.q[row][d] * kToFloat(keys[(t / kKeyLanes * page.head_dim + d) * kKeyLanes + t % kKeyLanes]);
       scores[static_cast<size_t>(t)] = score * page.scale;
       page.maximum[row] = std::max(page.maximum[row], score * page.scale);
     }
-    for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t t = first; t < tokens; ++t) {
       const float p = std::exp(scores[static_cast<size_t>(t)] - page.maximum[row]);
       page.sum[row] += p;
       for (int64_t d = 0; d < page.head_dim; ++d) sum[d] += p * kToFloat(values[t * page.head_dim + d]);
