@@ -8,7 +8,7 @@ namespace {
 /// The sliding window of a layer, 0 for full attention: layer_types says which layers have it; without it, all layers
 /// of mistral and, where use_sliding_window is set, those of qwen2 from max_window_layers on.
 int64_t window_of(const nlohmann::json& config, const std::string& where, int64_t layer) {
-  const int64_t window = config_integer_or(config, where, "sliding_window", 0);
+  const int64_t window = config_integer_or(config, where, "sliding_window", 0, 0);
   if (window == 0 || !config_bool_or(config, where, "use_sliding_window", true)) return 0;
   const auto types = config.find("layer_types");
   if (types != config.end() && types->is_array()) {
