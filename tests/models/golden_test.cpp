@@ -7,18 +7,25 @@
 namespace turboquant {
 namespace {
 
-TEST(Golden, LogitsOfThePlainModel) {
-  const Golden golden(kTestData / "micro/llama");
-  const auto checkpoint = open_checkpoint(kTestData / "micro/llama");
+class GoldenModel : public testing::TestWithParam<const char*> {
+ protected:
+  const std::filesystem::path folder_ = kTestData / "micro" / GetParam();
+};
+INSTANTIATE_TEST_SUITE_P(Micro, GoldenModel, testing::Values("llama", "mistral", "qwen2"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(GoldenModel, LogitsOfThePlainModel) {
+  const Golden golden(folder_);
+  const auto checkpoint = open_checkpoint(folder_);
   const auto model = test_model(*checkpoint, true);
   ASSERT_EQ(golden.input_ids.size(), 2u);
   for (size_t b = 0; b < golden.input_ids.size(); ++b)
     EXPECT_LT(relative_rms(one_pass(*model, golden.input_ids[b]), golden.logits[b]), 1e-4);
 }
 
-TEST(Golden, BothSequencesInOneStep) {
-  const Golden golden(kTestData / "micro/llama");
-  const auto checkpoint = open_checkpoint(kTestData / "micro/llama");
+TEST_P(GoldenModel, BothSequencesInOneStep) {
+  const Golden golden(folder_);
+  const auto checkpoint = open_checkpoint(folder_);
   const auto model = test_model(*checkpoint, true);
   std::vector<Cache> caches;
   std::vector<SequenceTokens> batch;
@@ -31,10 +38,10 @@ TEST(Golden, BothSequencesInOneStep) {
   EXPECT_LT(relative_rms(std::span(logits.data<float>(), expected.size()), expected), 1e-4);
 }
 
-TEST(Golden, GreedyContinuation) {
-  const Golden golden(kTestData / "micro/llama");
+TEST_P(GoldenModel, GreedyContinuation) {
+  const Golden golden(folder_);
   const Tensor expected = golden.file.tensor("greedy");
-  const auto checkpoint = open_checkpoint(kTestData / "micro/llama");
+  const auto checkpoint = open_checkpoint(folder_);
   for (const bool exact : {true, false}) {  // the model has no compressed weights: int8 changes nothing
     const auto model = test_model(*checkpoint, exact);
     Cache cache = model->make_cache();
