@@ -36,6 +36,7 @@ Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec) : s
       plan_quantized(item, *quant);
       if (role == Role::linear) {
         ++linear_layers_;
+        has_experts_ = has_experts_ || expert_stack(item.module) != item.module;
         linear_weights_ += static_cast<uint64_t>(tensor.shape.elements());
         for (const TensorInfo& output : item.outputs) linear_bytes_ += output.bytes();
       }
@@ -85,7 +86,7 @@ void Conversion::plan_quantized(Item& item, const QuantSpec& quant) {
       item.outputs = {{module + ".weight", DType::u32, {rows, original_words(quant.bits, cols)}},
                       {module + ".scales", DType::f16, {rows, scales}},
                       {module + ".codebook", DType::f16, {int64_t{1} << quant.bits}}};
-      item.site = module;  // a rotation a layer, as there
+      item.site = expert_stack(module);  // a rotation a layer, as there, and one for all its experts
       break;
     case QuantSpec::Method::affine:
       item.outputs = {{module + ".weight", DType::u32, {rows, affine_words(quant.bits, cols)}},

@@ -35,6 +35,8 @@ class Conversion {
   /// Warnings: layers that stay as they are because their width does not fit.
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t linear_layers() const { return linear_layers_; }
+  /// True for a mixture of experts. The formats of others stack experts, which files made here do not.
+  bool has_experts() const { return has_experts_; }
   uint64_t parameters() const { return parameters_; }
   /// Bits a weight of the compressed linear layers, without the signs that layers share.
   double bits_per_weight_linear() const;
@@ -59,6 +61,7 @@ class Conversion {
   std::map<std::string, int64_t> sites_;  // signs to write: name -> width
   std::vector<std::string> warnings_;
   int64_t linear_layers_ = 0;
+  bool has_experts_ = false;
   uint64_t parameters_ = 0, linear_weights_ = 0, linear_bytes_ = 0;
 };
 

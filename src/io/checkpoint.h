@@ -58,6 +58,7 @@ class Checkpoint {
 };
 
 /// Opens a Hugging Face folder (config.json, model.safetensors or model.safetensors.index.json), or a .gguf file.
+/// Experts come one by one, however the folder stores them (io/experts.h).
 /// Throws Error: not found, not a model, damaged.
 std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
 

@@ -1,15 +1,18 @@
 #include "models/llama.h"
 
 #include "io/config.h"
+#include "models/experts.h"
 
 namespace turboquant {
 namespace {
 
 /// The sliding window of a layer, 0 for full attention: layer_types says which layers have it; without it, all layers
-/// of mistral and, where use_sliding_window is set, those of qwen2 from max_window_layers on.
-int64_t window_of(const nlohmann::json& config, const std::string& where, int64_t layer) {
+/// of mistral, every other one of gpt_oss and, where use_sliding_window is set, those of qwen from max_window_layers
+/// on.
+int64_t window_of(const nlohmann::json& config, const std::string& where, const std::string& architecture,
+                  int64_t layer) {
   const int64_t window = config_integer_or(config, where, "sliding_window", 0, 0);
-  if (window == 0 || !config_bool_or(config, where, "use_sliding_window", true)) return 0;
+  if (window == 0 || !config_bool_or(config, where, "use_sliding_window", !architecture.starts_with("qwen"))) return 0;
   const auto types = config.find("layer_types");
   if (types != config.end() && types->is_array()) {
     const auto at = static_cast<size_t>(layer);
@@ -17,7 +20,13 @@ int64_t window_of(const nlohmann::json& config, const std::string& where, int64_
       throw Error(where + ": config.json: 'layer_types' has no name for layer " + std::to_string(layer));
     return types->at(at) == "sliding_attention" ? window : 0;
   }
+  if (architecture == "gpt_oss") return layer % 2 == 0 ? window : 0;
   return layer >= config_integer_or(config, where, "max_window_layers", 0, 0) ? window : 0;
+}
+
+/// What the attention of an architecture has beyond Llama's.
+AttentionParts parts_of(const std::string& architecture) {
+  return {.qk_norms = architecture == "qwen3" || architecture == "qwen3_moe", .sinks = architecture == "gpt_oss"};
 }
 
 }  // namespace
@@ -26,16 +35,24 @@ LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, c
     : Model(model_info(checkpoint.config(), checkpoint.path().string()), std::move(ops), options),
       rope_(checkpoint.config(), checkpoint.path().string(), info_.attention.head_dim),
       eps_(static_cast<float>(config_positive(checkpoint.config(), checkpoint.path().string(), "rms_norm_eps", 1e-6))) {
+  const std::string where = checkpoint.path().string();
   Loader loader(checkpoint);
   embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
   for (int64_t i = 0; i < info_.n_layers; ++i) {
     const std::string path = "model.layers." + std::to_string(i);
     AttentionShape shape = info_.attention;
-    shape.window = window_of(checkpoint.config(), checkpoint.path().string(), i);
-    layers_.push_back({loader.vector(path + ".input_layernorm.weight", info_.hidden_size),
-                       Attention::load(loader, path + ".self_attn", info_.hidden_size, shape),
-                       loader.vector(path + ".post_attention_layernorm.weight", info_.hidden_size),
-                       Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size)});
+    shape.window = window_of(checkpoint.config(), where, info_.architecture, i);
+    Layer layer;
+    layer.input_norm = loader.vector(path + ".input_layernorm.weight", info_.hidden_size);
+    layer.attention =
+        Attention::load(loader, path + ".self_attn", info_.hidden_size, shape, parts_of(info_.architecture), eps_);
+    layer.post_attention_norm = loader.vector(path + ".post_attention_layernorm.weight", info_.hidden_size);
+    if (const auto experts = moe_shape(checkpoint.config(), where, info_.architecture, i)) {
+      layer.mlp = MoeMlp::load(loader, path + ".mlp", *experts);
+    } else {
+      layer.mlp = Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size);
+    }
+    layers_.push_back(std::move(layer));
   }
   norm_ = loader.vector("model.norm.weight", info_.hidden_size);
   head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
@@ -64,7 +81,9 @@ Tensor LlamaModel::forward(std::span<const SequenceTokens> batch) {
     const Layer& layer = layers_[i];
     ops_->begin_scope();
     x = ops_->add(x, layer.attention.forward(*ops_, ops_->rms_norm(x, layer.input_norm, eps_), step, rope_, i));
-    x = ops_->add(x, layer.mlp.forward(*ops_, ops_->rms_norm(x, layer.post_attention_norm, eps_), options_.exact));
+    const Tensor normed = ops_->rms_norm(x, layer.post_attention_norm, eps_);
+    x = ops_->add(x,
+                  std::visit([&](const auto& mlp) { return mlp.forward(*ops_, normed, options_.exact); }, layer.mlp));
   }
   ops_->begin_scope();
   if (wanted.size() != tokens.size()) x = ops_->gather_rows(x, wanted);

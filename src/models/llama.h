@@ -1,10 +1,13 @@
-// Llama and its like (mistral, qwen2): RMS norms, rotary grouped-query attention with or without biases and sliding
-// windows, SwiGLU, tied or untied head.
+// Llama and its like (mistral, qwen2, qwen3, and with experts mixtral, qwen2_moe, qwen3_moe, gpt_oss): RMS norms,
+// rotary grouped-query attention with or without biases, sliding windows, norms of queries and keys, and sinks, SwiGLU,
+// tied or untied head.
 #pragma once
+
+#include <variant>
 
 #include "models/model.h"
 #include "nn/attention.h"
-#include "nn/mlp.h"
+#include "nn/moe.h"
 
 namespace turboquant {
 
@@ -16,10 +19,10 @@ class LlamaModel final : public Model {
 
  private:
   struct Layer {
-    Tensor input_norm;           // model.layers.N.input_layernorm.weight
-    Attention attention;         // model.layers.N.self_attn
-    Tensor post_attention_norm;  // model.layers.N.post_attention_layernorm.weight
-    Mlp mlp;                     // model.layers.N.mlp
+    Tensor input_norm;              // model.layers.N.input_layernorm.weight
+    Attention attention;            // model.layers.N.self_attn
+    Tensor post_attention_norm;     // model.layers.N.post_attention_layernorm.weight
+    std::variant<Mlp, MoeMlp> mlp;  // model.layers.N.mlp
   };
 
   Linear embedding_;  // model.embed_tokens

@@ -19,10 +19,15 @@ struct Row {
   std::unique_ptr<Model> (*make)(const Checkpoint&, std::shared_ptr<Ops>, const ModelOptions&);
 };
 
-constexpr std::array<Row, 3> kArchitectures{{
+constexpr std::array<Row, 8> kArchitectures{{
     {"llama", make<LlamaModel>},
-    {"mistral", make<LlamaModel>},  // sliding window
-    {"qwen2", make<LlamaModel>},    // biases of q, k and v; sliding window in some layers of some models
+    {"mistral", make<LlamaModel>},    // sliding window
+    {"qwen2", make<LlamaModel>},      // biases of q, k and v; sliding window in some layers of some models
+    {"qwen3", make<LlamaModel>},      // norms of q and k
+    {"mixtral", make<LlamaModel>},    // experts
+    {"qwen2_moe", make<LlamaModel>},  // experts and a shared one, dense layers between
+    {"qwen3_moe", make<LlamaModel>},  // norms of q and k, experts, dense layers between
+    {"gpt_oss", make<LlamaModel>},    // sinks, alternating windows, experts with biases and a clamped SwiGLU
 }};
 
 const Row& row_of(const nlohmann::json& config, const std::string& where) {

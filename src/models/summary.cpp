@@ -27,7 +27,10 @@ std::pair<std::string, uint64_t> describe_matrix(const Checkpoint& checkpoint, c
   if (scales != nullptr && tensor.dtype == DType::u32) {
     const nlohmann::json quantization = checkpoint.config().value("quantization", nlohmann::json::object());
     const auto group = quantization.value("group_size", int64_t{64});
-    return {checkpoint.find(module + ".codebook") != nullptr ? "TurboQuant (original)" : "affine",
+    return {(checkpoint.find(module + ".codebook") != nullptr ||
+             checkpoint.find(expert_stack(module) + ".codebook") != nullptr)
+                ? "TurboQuant (original)"
+                : "affine",
             static_cast<uint64_t>(scales->shape.elements() * group)};
   }
   return {std::string(name(tensor.dtype)), static_cast<uint64_t>(tensor.shape.elements())};

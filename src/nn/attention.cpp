@@ -2,7 +2,19 @@
 
 namespace turboquant {
 
-Attention Attention::load(Loader& loader, const std::string& module, int64_t hidden_size, const AttentionShape& shape) {
+namespace {
+
+// Every head of x F32 [tokens, heads * head_dim] normed by itself.
+Tensor norm_heads(Ops& ops, const Tensor& x, const Tensor& weight, float eps) {
+  if (!weight) return x;
+  const int64_t head_dim = weight.dim(0);
+  return ops.rms_norm(x.reshape({x.elements() / head_dim, head_dim}), weight, eps).reshape(x.shape());
+}
+
+}  // namespace
+
+Attention Attention::load(Loader& loader, const std::string& module, int64_t hidden_size, const AttentionShape& shape,
+                          const AttentionParts& parts, float eps) {
   const int64_t q_width = shape.n_heads * shape.head_dim, kv_width = shape.n_kv_heads * shape.head_dim;
   Attention attention;
   attention.shape = shape;
@@ -10,12 +22,19 @@ Attention Attention::load(Loader& loader, const std::string& module, int64_t hid
   attention.k = loader.linear(module + ".k_proj", kv_width, hidden_size);
   attention.v = loader.linear(module + ".v_proj", kv_width, hidden_size);
   attention.o = loader.linear(module + ".o_proj", hidden_size, q_width);
+  if (parts.qk_norms) {
+    attention.q_norm = loader.vector(module + ".q_norm.weight", shape.head_dim);
+    attention.k_norm = loader.vector(module + ".k_norm.weight", shape.head_dim);
+    attention.eps = eps;
+  }
+  if (parts.sinks) attention.shape.sinks = loader.vector(module + ".sinks", shape.n_heads);
   return attention;
 }
 
 Tensor Attention::forward(Ops& ops, const Tensor& x, const Step& step, const Rope& rope, size_t layer) const {
   const std::vector<Tensor> qkv = project(ops, x, {&q, &k, &v}, step.exact);
-  const Tensor queries = rope.apply(ops, qkv[0], step.positions), keys = rope.apply(ops, qkv[1], step.positions);
+  const Tensor queries = rope.apply(ops, norm_heads(ops, qkv[0], q_norm, eps), step.positions);
+  const Tensor keys = rope.apply(ops, norm_heads(ops, qkv[1], k_norm, eps), step.positions);
   Tensor attended = ops.empty(DType::f32, queries.shape());
   for (const SequenceRows& rows : step.sequences)
     rows.cache->layers[layer]->attend(ops, queries.rows(rows.begin, rows.end), keys.rows(rows.begin, rows.end),

@@ -20,12 +20,22 @@ struct Step {
   bool exact = false;                  // no int8 activations
 };
 
+/// What some architectures have beyond the projections.
+struct AttentionParts {
+  bool qk_norms = false;  // an RMS norm of every head of queries and keys, before the rotary positions
+  bool sinks = false;     // a score of each head that is no token's
+};
+
 struct Attention {
   AttentionShape shape;
   Linear q, k, v, o;
+  Tensor q_norm, k_norm;  // F32 [head_dim], or empty
+  float eps = 0;          // of these norms
 
-  /// Reads MODULE.q_proj, k_proj, v_proj, o_proj, with their biases if they have any.
-  static Attention load(Loader& loader, const std::string& module, int64_t hidden_size, const AttentionShape& shape);
+  /// Reads MODULE.q_proj, k_proj, v_proj, o_proj, with their biases if they have any, and MODULE.q_norm, k_norm, sinks
+  /// if `parts` says so.
+  static Attention load(Loader& loader, const std::string& module, int64_t hidden_size, const AttentionShape& shape,
+                        const AttentionParts& parts = {}, float eps = 0);
 
   /// x F32 [tokens, hidden_size] -> the same shape. `layer` chooses the cache.
   Tensor forward(Ops& ops, const Tensor& x, const Step& step, const Rope& rope, size_t layer) const;

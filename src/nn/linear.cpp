@@ -10,22 +10,24 @@
 
 namespace turboquant {
 
+const Activations& PreparedInput::of(const Linear& layer) {
+  const float* signs = layer.rotation.signs.data<float>();
+  const bool integers = !exact_ && layer.weight.kind == Weight::Kind::tiled;
+  for (const Entry& entry : entries_)
+    if (entry.signs == signs && entry.integers == integers) return entry.activations;
+  entries_.push_back({signs, integers, ops_.prepare(x_, layer.rotation, !integers)});
+  return entries_.back().activations;
+}
+
 std::vector<Tensor> project(Ops& ops, const Tensor& x, std::initializer_list<const Linear*> layers, bool exact) {
-  std::vector<Tensor> results;
-  std::vector<Projection> projections;
-  const auto* layer = layers.begin();
-  while (layer != layers.end()) {
-    const Rotation& rotation = (*layer)->rotation;
-    bool integers = false;
-    projections.clear();
-    for (; layer != layers.end() && (*layer)->rotation.signs.data<float>() == rotation.signs.data<float>(); ++layer) {
-      projections.push_back({&(*layer)->weight, &(*layer)->bias});
-      integers = integers || (*layer)->weight.kind == Weight::Kind::tiled;
-    }
-    const Activations activations = ops.prepare(x, rotation, exact || !integers);
-    for (Tensor& y : ops.matmul(activations, projections)) results.push_back(std::move(y));
-  }
-  return results;
+  PreparedInput input(ops, x, exact);
+  std::vector<Product> products;
+  for (const Linear* layer : layers) products.push_back({&input.of(*layer), {&layer->weight, &layer->bias}, {}});
+  return ops.matmul_each(products);
+}
+
+std::string Loader::part(const std::string& module, const char* name) const {
+  return has(module + name) ? module + name : expert_stack(module) + name;
 }
 
 void Loader::fail(const std::string& tensor, const std::string& why) const {
@@ -57,7 +59,7 @@ Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols) {
     layer.rotation = rotation(input_site(module) + ".signs", cols);
   } else if (info->dtype == DType::u32) {
     layer.weight = packed(module, rows, cols);
-    if (layer.weight.kind == Weight::Kind::grouped) layer.rotation = rotation(module + ".signs", cols);
+    if (layer.weight.kind == Weight::Kind::grouped) layer.rotation = rotation(part(module, ".signs"), cols);
   } else {
     layer.weight = dense(module, rows, cols);
   }
@@ -99,7 +101,7 @@ Weight Loader::tiled(const std::string& module, int64_t rows, int64_t cols) {
 Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   const TensorInfo* info = checkpoint_.find(module + ".weight");
   const TensorInfo* scales = checkpoint_.find(module + ".scales");
-  const TensorInfo* codebook = checkpoint_.find(module + ".codebook");
+  const TensorInfo* codebook = checkpoint_.find(part(module, ".codebook"));
   if (scales == nullptr) fail(module + ".scales", "missing");
   if (info->shape.rank() != 2 || scales->shape.rank() != 2 || scales->shape.back() < 1 ||
       cols % scales->shape.back() != 0)
@@ -118,7 +120,7 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
     const int per_word = 32 / weight.bits;
     weight.data = read(module + ".weight", DType::u32, {rows, (cols + per_word - 1) / per_word});
     weight.scales = read(module + ".scales", DType::f16, {rows, scales->shape.back()});
-    weight.codebook = read(module + ".codebook", DType::f16, {1 << weight.bits});
+    weight.codebook = read(part(module, ".codebook"), DType::f16, {1 << weight.bits});
     return weight;
   }
   weight.kind = Weight::Kind::affine;

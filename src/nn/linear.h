@@ -1,6 +1,7 @@
 // Linear layers and their loading, whatever format a checkpoint stores them in.
 #pragma once
 
+#include <deque>
 #include <initializer_list>
 #include <map>
 #include <string>
@@ -18,8 +19,29 @@ struct Linear {
   Tensor bias;        // F32 [rows], or empty
 };
 
-/// y = x W^T + b of layers that read the same x, F32 [tokens, width]. It is rotated and quantized once for all layers
-/// in a row that share a rotation (in the original's files each layer has its own). `exact`: no int8.
+/// An input F32 [tokens, width] as the layers that read it want it: rotated and quantized once for all that share a
+/// rotation (in the original's files each layer has its own). `exact`: no int8.
+class PreparedInput {
+ public:
+  PreparedInput(Ops& ops, const Tensor& x, bool exact) : ops_(ops), x_(x), exact_(exact) {}
+
+  /// Valid as long as this.
+  const Activations& of(const Linear& layer);
+
+ private:
+  struct Entry {
+    const float* signs;
+    bool integers;
+    Activations activations;
+  };
+
+  Ops& ops_;
+  Tensor x_;
+  bool exact_;
+  std::deque<Entry> entries_;
+};
+
+/// y = x W^T + b of layers that read the same x, F32 [tokens, width]. `exact`: no int8.
 std::vector<Tensor> project(Ops& ops, const Tensor& x, std::initializer_list<const Linear*> layers, bool exact);
 
 /// Reads the parts of a model from a checkpoint and checks their shapes: an Error names the tensor and both shapes.
@@ -39,6 +61,8 @@ class Loader {
   Weight tiled(const std::string& module, int64_t rows, int64_t cols);
   Weight packed(const std::string& module, int64_t rows, int64_t cols);
   Rotation rotation(const std::string& tensor, int64_t width);
+  /// The name of a part of an expert, or of what all experts share where it has none of its own.
+  std::string part(const std::string& module, const char* name) const;
   Tensor read(const std::string& tensor, DType dtype, const Shape& shape);
   [[noreturn]] void fail(const std::string& tensor, const std::string& why) const;
 

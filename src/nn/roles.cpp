@@ -38,10 +38,25 @@ Role role_of(std::string_view tensor) {
   return Role::other;
 }
 
+std::string expert_stack(std::string_view module) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t at = module.rfind(kExperts);
+  if (at == module.npos) return std::string(module);
+  const size_t number = at + kExperts.size(), end = module.find_first_not_of("0123456789", number);
+  if (end == number || end == module.npos || module[end] != '.') return std::string(module);
+  return std::string(module.substr(0, number)) + std::string(module.substr(end + 1));
+}
+
 std::string input_site(std::string_view module) {
-  const std::string_view layer = last_part(module);
-  for (const Row& row : kLinears)
-    if (row.layer == layer) return std::string(module.substr(0, module.size() - layer.size())) + std::string(row.input);
+  const std::string stack = expert_stack(module);
+  const std::string_view layer = last_part(stack);
+  for (const Row& row : kLinears) {
+    if (row.layer != layer) continue;
+    std::string_view block = std::string_view(stack).substr(0, stack.size() - layer.size());
+    for (const std::string_view expert : {".experts.", ".shared_expert."})
+      if (row.input == "gate_up" && block.ends_with(expert)) block.remove_suffix(expert.size() - 1);
+    return std::string(block) + std::string(row.input);
+  }
   return std::string(module);
 }
 

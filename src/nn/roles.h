@@ -20,7 +20,12 @@ Role role_of(std::string_view tensor);
 /// "model.layers.0.self_attn.q_proj" of "model.layers.0.self_attn.q_proj.weight"; empty if the name is no weight's.
 std::string_view module_of(std::string_view tensor);
 
-/// The name of the input that a linear layer reads: the same for q, k and v, and for gate and up.
+/// "model.layers.0.mlp.experts.up_proj" of "model.layers.0.mlp.experts.7.up_proj": what all experts of a layer share is
+/// named so. Any other module is its own.
+std::string expert_stack(std::string_view module);
+
+/// The name of the input that a linear layer reads: the same for q, k and v, and for gate and up, those of all experts
+/// and of the shared expert of a layer included.
 std::string input_site(std::string_view module);
 
 }  // namespace turboquant

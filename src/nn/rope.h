@@ -12,7 +12,7 @@ namespace turboquant {
 class Rope {
  public:
   /// `config` is a model's config.json, `where` its folder or file for messages: rope_theta and rope_scaling, or both
-  /// in rope_parameters. Types: default, linear, llama3. Anything else is an Error. head_dim is even.
+  /// in rope_parameters. Types: default, linear, llama3, yarn. Anything else is an Error. head_dim is even.
   Rope(const nlohmann::json& config, const std::string& where, int64_t head_dim);
 
   /// Rotates the heads of x, F32 [tokens, heads * head_dim]. reserve() has seen the positions.
@@ -24,6 +24,7 @@ class Rope {
 
  private:
   std::vector<double> frequencies_;  // [head_dim / 2]
+  double amplitude_ = 1;             // of cosines and sines
   Tensor cos_, sin_;                 // F32 [positions, head_dim / 2]
 };
 

@@ -31,10 +31,18 @@ struct Projection {
   const Tensor* bias = nullptr;
 };
 
+/// One of several products with inputs of their own.
+struct Product {
+  const Activations* x = nullptr;
+  Projection projection;
+  Tensor out;  // F32 [x->tokens, rows] to write to, made by empty(); without it the result is a new tensor
+};
+
 struct AttentionShape {
   int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
   float scale = 0;
   int64_t window = 0;  // a query sees itself and the window - 1 tokens before it; 0: all
+  Tensor sinks;        // F32 [n_heads]: a score of each head that the softmax counts, and that has no value; or empty
 };
 
 /// Keys and values of one layer of one sequence in pages of ops.page_tokens() tokens; the page layout is the backend's.
@@ -59,14 +67,24 @@ class Ops {
   /// y = x W^T + bias for each of the projections, in one parallel region: F32 [tokens, rows] each. int8 products where
   /// the weight is tiled and the activations carry int8, else floating point on the decoded weights.
   virtual std::vector<Tensor> matmul(const Activations& x, std::span<const Projection> projections) = 0;
+  /// The same for products whose inputs differ, such as those of a layer's routed experts, in one parallel region.
+  virtual std::vector<Tensor> matmul_each(std::span<const Product> products) = 0;
+  /// Chosen tokens of an input, as prepare() would have made them; of an int8 input without x.
+  virtual Activations gather(const Activations& x, std::span<const int32_t> tokens) = 0;
   /// Rotary position embedding of every head: the two halves of a head are the pairs. x F32 [tokens, heads * head_dim],
   /// cos and sin F32 [positions, head_dim / 2], positions [tokens] index their rows.
   virtual Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions) = 0;
   /// silu(gate) * up
   virtual Tensor swiglu(const Tensor& gate, const Tensor& up) = 0;
+  /// g * sigmoid(alpha * g) * (u + 1) with g = min(gate, limit) and u = up within -limit .. limit: gpt-oss's SwiGLU
+  virtual Tensor clamped_swiglu(const Tensor& gate, const Tensor& up, float alpha, float limit) = 0;
   virtual Tensor add(const Tensor& a, const Tensor& b) = 0;
   /// Chosen rows of F32 [tokens, width].
   virtual Tensor gather_rows(const Tensor& x, std::span<const int32_t> rows) = 0;
+  /// out[t] = sum over j of weights[t][j] * x[rows[t][j]], in the order of j. x F32 [any, width]; weights and rows
+  /// [tokens, per_token] -> F32 [tokens, width]
+  virtual Tensor weighted_rows(const Tensor& x, std::span<const int32_t> rows, std::span<const float> weights,
+                               int64_t per_token) = 0;
   /// Probabilities over the last axis.
   virtual Tensor softmax(const Tensor& x) = 0;
   /// An uninitialized result, to be filled row by row by attention().

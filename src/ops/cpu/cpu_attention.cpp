@@ -75,6 +75,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
   expect_cache(shape, cache, cache.length, "attention");
   expect_equal(queries.dim(1), shape.n_heads * shape.head_dim, "attention", "width of queries");
   expect(out, DType::f32, queries.shape(), "attention", "out");
+  if (shape.sinks) expect(shape.sinks, DType::f32, Shape{shape.n_heads}, "attention", "sinks");
   if (queries.dim(0) > cache.length)
     throw Error("attention: " + std::to_string(queries.dim(0)) + " queries, but the cache holds " +
                 std::to_string(cache.length) + " tokens: append their keys and values first");
@@ -117,9 +118,11 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
   const auto merge = [&](float* total, const float* part) {
     kernels_.attend_merge(total, total + 1, total + kKeyLanes, part[0], part[1], part + kKeyLanes, dim);
   };
-  const auto start = [&](float* total) {
+  // A sink is what was seen first: a score without a value.
+  const auto start = [&](int64_t head, int64_t row, float* total) {
     std::fill(total, total + floats, 0.0F);
-    total[0] = kNoScore;
+    total[0] = shape.sinks ? shape.sinks.data<float>()[head * group + row % group] : kNoScore;
+    total[1] = shape.sinks ? 1.0F : 0.0F;
   };
   const auto finish = [&](int64_t head, int64_t row, const float* total) {
     float* o = out.data<float>() + offset(head, row);
@@ -141,7 +144,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
     std::vector<float> total(static_cast<size_t>(floats));
     for (int64_t head = 0; head < shape.n_kv_heads; ++head)
       for (int64_t row = 0; row < rows; ++row) {
-        start(total.data());
+        start(head, row, total.data());
         for (int64_t page = 0; page < seen_pages; ++page) merge(total.data(), part(head, page) + row * floats);
         finish(head, row, total.data());
       }
@@ -153,7 +156,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / pieces, first = i % pieces * kAttendRows,
                     count = std::min<int64_t>(kAttendRows, rows - first);
-      for (int64_t row = 0; row < count; ++row) start(total.data() + row * floats);
+      for (int64_t row = 0; row < count; ++row) start(head, first + row, total.data() + row * floats);
       const int64_t seen = first_position + (first + count - 1) / group + 1;
       for (int64_t page = first_page(first_position + first / group); page * kPageTokens < seen; ++page) {
         one_page(head, first, count, page, part.data());

@@ -17,7 +17,8 @@ constexpr int64_t kPanelGroups = 8192 / kGroup;
 
 }  // namespace
 
-struct CpuOps::Product {
+struct CpuOps::Work {
+  const Activations* x;
   const Weight* weight;
   const float* bias;   // or null
   float* out;          // [tokens, rows]
@@ -26,20 +27,30 @@ struct CpuOps::Product {
 };
 
 std::vector<Tensor> CpuOps::matmul(const Activations& x, std::span<const Projection> projections) {
-  std::vector<Tensor> results;
   std::vector<Product> products;
+  for (const Projection& projection : projections) products.push_back({&x, projection, {}});
+  return matmul_each(products);
+}
+
+std::vector<Tensor> CpuOps::matmul_each(std::span<const Product> products) {
+  std::vector<Tensor> results;
+  std::vector<Work> list;
   int64_t units = 0;
   size_t bytes = 0;
-  for (const Projection& projection : projections) {
-    const Weight& weight = *projection.weight;
+  for (const Product& product : products) {
+    const Weight& weight = *product.projection.weight;
+    const Activations& x = *product.x;
     if (weight.cols != x.width)
       throw Error("matmul: the matrix has " + std::to_string(weight.cols) + " columns, its input has " +
                   std::to_string(x.width));
-    results.push_back(arena_.allocate(DType::f32, {x.tokens, weight.rows}));
-    const bool has_bias = projection.bias != nullptr && *projection.bias;
-    if (has_bias) expect(*projection.bias, DType::f32, Shape{weight.rows}, "matmul", "bias");
-    products.push_back({&weight, has_bias ? projection.bias->data<float>() : nullptr, results.back().data<float>(),
-                        units, weight.kind == Weight::Kind::tiled && static_cast<bool>(x.q)});
+    if (product.out) expect(product.out, DType::f32, Shape{x.tokens, weight.rows}, "matmul", "out");
+    results.push_back(product.out ? product.out : arena_.allocate(DType::f32, {x.tokens, weight.rows}));
+    const Tensor* bias = product.projection.bias;
+    const bool has_bias = bias != nullptr && *bias;
+    if (has_bias) expect(*bias, DType::f32, Shape{weight.rows}, "matmul", "bias");
+    const bool tiled = weight.kind == Weight::Kind::tiled && static_cast<bool>(x.q);
+    if (!tiled && !x.x) throw Error("matmul: this matrix wants floating-point activations, and is given int8 alone");
+    list.push_back({&x, &weight, has_bias ? bias->data<float>() : nullptr, results.back().data<float>(), units, tiled});
     units += (weight.rows + kUnitRows - 1) / kUnitRows;
     bytes += weight.bytes();
   }
@@ -53,52 +64,53 @@ std::vector<Tensor> CpuOps::matmul(const Activations& x, std::span<const Project
     thread_local std::vector<float> rows;
     size_t p = 0;
     for (int64_t unit = begin; unit < end; ++unit) {
-      while (p + 1 < products.size() && products[p + 1].first_unit <= unit) ++p;
-      const Product& product = products[p];
-      const int64_t tile = (unit - product.first_unit) * kTilePair;
-      if (!product.tiled) {
-        floating(x, product, tile, rows);
-      } else if (x.tokens == 1) {
-        for (int64_t i = tile; i < std::min(tile + kTilePair, tile_count(product.weight->rows)); ++i)
-          tiled_dot(x, product, i);
+      while (p + 1 < list.size() && list[p + 1].first_unit <= unit) ++p;
+      const Work& work = list[p];
+      const int64_t tile = (unit - work.first_unit) * kTilePair;
+      if (!work.tiled) {
+        floating(work, tile, rows);
+      } else if (work.x->tokens == 1) {
+        for (int64_t i = tile; i < std::min(tile + kTilePair, tile_count(work.weight->rows)); ++i) tiled_dot(work, i);
       } else {
-        tiled_panels(x, product, tile, panels, sums);
+        tiled_panels(work, tile, panels, sums);
       }
     }
   });
   return results;
 }
 
-void CpuOps::finish_tile(const Activations& x, const Product& product, int64_t tile, int64_t token,
-                         const int32_t* sums) const {
-  const Weight& weight = *product.weight;
+void CpuOps::finish_tile(const Work& work, int64_t tile, int64_t token, const int32_t* sums) const {
+  const Weight& weight = *work.weight;
+  const Activations& x = *work.x;
   const float x_scale = x.scale.data<float>()[token];
   const int32_t correction = kernels_.bias * x.sum.data<int32_t>()[token];
   const int64_t first = tile * kTileRows, rows = std::min<int64_t>(kTileRows, weight.rows - first);
   const auto* scales = weight.scales.data<uint16_t>() + first;
-  float* out = product.out + token * weight.rows + first;
+  float* out = work.out + token * weight.rows + first;
   if (rows == kTileRows) {
     kernels_.scale_tile(sums, correction, scales, x_scale, out);
   } else {
     for (int64_t r = 0; r < rows; ++r)
       out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
   }
-  if (product.bias != nullptr)
-    for (int64_t r = 0; r < rows; ++r) out[r] += product.bias[first + r];
+  if (work.bias != nullptr)
+    for (int64_t r = 0; r < rows; ++r) out[r] += work.bias[first + r];
 }
 
-void CpuOps::tiled_dot(const Activations& x, const Product& product, int64_t tile) const {
-  const Weight& weight = *product.weight;
+void CpuOps::tiled_dot(const Work& work, int64_t tile) const {
+  const Weight& weight = *work.weight;
+  const Activations& x = *work.x;
   const int64_t groups = weight.cols / kGroup;
   alignas(64) int32_t sums[kTileRows];
   kernels_.tile_dot(weight.bits, weight.data.data<uint8_t>() + tile * groups * block_bytes(weight.bits), groups,
                     x.q.data<int8_t>(), sums);
-  finish_tile(x, product, tile, 0, sums);
+  finish_tile(work, tile, 0, sums);
 }
 
-void CpuOps::tiled_panels(const Activations& x, const Product& product, int64_t tile, std::vector<uint8_t>& panels,
+void CpuOps::tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& panels,
                           std::vector<int32_t>& sums) const {
-  const Weight& weight = *product.weight;
+  const Weight& weight = *work.weight;
+  const Activations& x = *work.x;
   const int64_t groups = weight.cols / kGroup, tiles = tile_count(weight.rows);
   const int64_t panel_groups = std::min(groups, kPanelGroups), panel_bytes = panel_groups * kTileRows * kGroup;
   panels.resize(static_cast<size_t>(kTilePair * panel_bytes));
@@ -117,14 +129,15 @@ void CpuOps::tiled_panels(const Activations& x, const Product& product, int64_t 
   }
   for (int64_t t = 0; t < x.tokens; ++t)
     for (int64_t i = 0; i < kTilePair && tile + i < tiles; ++i)
-      finish_tile(x, product, tile + i, t, sums.data() + t * kUnitRows + i * kTileRows);
+      finish_tile(work, tile + i, t, sums.data() + t * kUnitRows + i * kTileRows);
 }
 
-void CpuOps::floating(const Activations& x, const Product& product, int64_t tile, std::vector<float>& rows) const {
-  const Weight& weight = *product.weight;
+void CpuOps::floating(const Work& work, int64_t tile, std::vector<float>& rows) const {
+  const Weight& weight = *work.weight;
+  const Activations& x = *work.x;
   const int64_t first = tile * kTileRows, count = std::min(kUnitRows, weight.rows - first);
   const float* in = x.x.data<float>();
-  float* out = product.out + first;
+  float* out = work.out + first;
   if (weight.kind == Weight::Kind::dense) {
     const auto* data =
         weight.data.data<std::byte>() + static_cast<size_t>(first * weight.cols) * item_size(weight.data.dtype());
@@ -137,9 +150,9 @@ void CpuOps::floating(const Activations& x, const Product& product, int64_t tile
     decode_rows(weight, first, first + count, rows.data());
     kernels_.dense_f32(rows.data(), count, weight.cols, in, x.tokens, out, weight.rows);
   }
-  if (product.bias == nullptr) return;
+  if (work.bias == nullptr) return;
   for (int64_t t = 0; t < x.tokens; ++t)
-    for (int64_t r = 0; r < count; ++r) out[t * weight.rows + r] += product.bias[first + r];
+    for (int64_t r = 0; r < count; ++r) out[t * weight.rows + r] += work.bias[first + r];
 }
 
 }  // namespace turboquant

@@ -15,6 +15,24 @@ constexpr int64_t kElementsPerTask = 4096;
 
 int64_t rows_per_task(int64_t width) { return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(width, 1)); }
 
+// Where the bytes of a token lie among int8 activations: one token as it is; several in panels of kTokenPanel,
+// [width / 4][kTokenPanel][4], the last panel padded.
+struct PackedToken {
+  PackedToken(const Activations& x, int64_t token)
+      : offset(x.tokens == 1 ? 0 : token / kTokenPanel * kTokenPanel * x.width + token % kTokenPanel * 4),
+        stride(x.tokens == 1 ? 4 : 4 * kTokenPanel) {}
+
+  int64_t offset;  // of the first 4 columns
+  int64_t stride;  // from 4 columns to the next 4
+};
+
+void allocate_int8(Arena& arena, Activations& x) {
+  const int64_t panels = (x.tokens + kTokenPanel - 1) / kTokenPanel;
+  x.q = arena.allocate(DType::i8, {x.tokens == 1 ? 1 : panels * kTokenPanel, x.width});
+  x.scale = arena.allocate(DType::f32, {x.tokens});
+  x.sum = arena.allocate(DType::i32, {x.tokens});
+}
+
 }  // namespace
 
 std::unique_ptr<Ops> make_cpu_ops(std::shared_ptr<ThreadPool> pool) {
@@ -62,12 +80,7 @@ Activations CpuOps::prepare(const Tensor& x, const Rotation& rotation, bool exac
                 std::to_string(result.width));
   result.x = rotation ? arena_.allocate(DType::f32, x.shape()) : x;
   if (!exact) {
-    // One token lies as it is; several lie in panels of kTokenPanel, [width / 4][kTokenPanel][4], the last panel
-    // padded.
-    const int64_t panels = result.tokens == 1 ? 1 : (result.tokens + kTokenPanel - 1) / kTokenPanel;
-    result.q = arena_.allocate(DType::i8, {panels * (result.tokens == 1 ? 1 : kTokenPanel), result.width});
-    result.scale = arena_.allocate(DType::f32, {result.tokens});
-    result.sum = arena_.allocate(DType::i32, {result.tokens});
+    allocate_int8(arena_, result);
   }
   pool_.parallel_for(result.tokens, rows_per_task(result.width), [&](int64_t begin, int64_t end) {
     std::vector<int8_t> row(exact || result.tokens == 1 ? 0 : static_cast<size_t>(result.width));
@@ -78,8 +91,32 @@ Activations CpuOps::prepare(const Tensor& x, const Rotation& rotation, bool exac
       int8_t* q = result.tokens == 1 ? result.q.data<int8_t>() : row.data();
       kernels_.quantize(rotated, result.width, q, result.scale.data<float>() + t, result.sum.data<int32_t>() + t);
       if (result.tokens == 1) continue;
-      int8_t* panel = result.q.data<int8_t>() + t / kTokenPanel * kTokenPanel * result.width + t % kTokenPanel * 4;
+      int8_t* panel = result.q.data<int8_t>() + PackedToken(result, t).offset;
       for (int64_t k = 0; k < result.width; k += 4) std::memcpy(panel + k * kTokenPanel, row.data() + k, 4);
+    }
+  });
+  return result;
+}
+
+Activations CpuOps::gather(const Activations& x, std::span<const int32_t> tokens) {
+  for (const int32_t token : tokens) expect_below(token, x.tokens, "gather", "a token");
+  Activations result;
+  result.tokens = static_cast<int64_t>(tokens.size());
+  result.width = x.width;
+  if (!x.q) {
+    result.x = gather_rows(x.x, tokens);
+    return result;
+  }
+  allocate_int8(arena_, result);
+  pool_.parallel_for(result.tokens, 4 * rows_per_task(x.width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int32_t source = tokens[static_cast<size_t>(t)];
+      const PackedToken from(x, source), to(result, t);
+      const int8_t* in = x.q.data<int8_t>() + from.offset;
+      int8_t* out = result.q.data<int8_t>() + to.offset;
+      for (int64_t k = 0; k < x.width / 4; ++k) std::memcpy(out + k * to.stride, in + k * from.stride, 4);
+      result.scale.data<float>()[t] = x.scale.data<float>()[source];
+      result.sum.data<int32_t>()[t] = x.sum.data<int32_t>()[source];
     }
   });
   return result;
@@ -117,6 +154,17 @@ Tensor CpuOps::swiglu(const Tensor& gate, const Tensor& up) {
   return out;
 }
 
+Tensor CpuOps::clamped_swiglu(const Tensor& gate, const Tensor& up, float alpha, float limit) {
+  expect(gate, DType::f32, 2, "clamped_swiglu", "gate");
+  expect(up, DType::f32, gate.shape(), "clamped_swiglu", "up");
+  Tensor out = arena_.allocate(DType::f32, gate.shape());
+  pool_.parallel_for(gate.elements(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    kernels_.clamped_swiglu(gate.data<float>() + begin, up.data<float>() + begin, end - begin, alpha, limit,
+                            out.data<float>() + begin);
+  });
+  return out;
+}
+
 Tensor CpuOps::add(const Tensor& a, const Tensor& b) {
   expect(a, DType::f32, 2, "add", "a");
   expect(b, DType::f32, a.shape(), "add", "b");
@@ -135,6 +183,30 @@ Tensor CpuOps::gather_rows(const Tensor& x, std::span<const int32_t> rows) {
   for (size_t i = 0; i < rows.size(); ++i)
     std::memcpy(out.data<float>() + static_cast<int64_t>(i) * width, x.data<float>() + rows[i] * width,
                 static_cast<size_t>(width) * sizeof(float));
+  return out;
+}
+
+Tensor CpuOps::weighted_rows(const Tensor& x, std::span<const int32_t> rows, std::span<const float> weights,
+                             int64_t per_token) {
+  expect(x, DType::f32, 2, "weighted_rows", "x");
+  if (per_token < 1) throw Error("weighted_rows: expected at least one row a token");
+  expect_equal(static_cast<int64_t>(weights.size()), static_cast<int64_t>(rows.size()), "weighted_rows",
+               "number of weights");
+  for (const int32_t row : rows) expect_below(row, x.dim(0), "weighted_rows", "a row");
+  const int64_t width = x.dim(1), tokens = static_cast<int64_t>(rows.size()) / per_token;
+  expect_equal(tokens * per_token, static_cast<int64_t>(rows.size()), "weighted_rows", "number of used rows");
+  Tensor out = arena_.allocate(DType::f32, {tokens, width});
+  pool_.parallel_for(tokens, std::max<int64_t>(1, rows_per_task(width) / per_token), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* sum = out.data<float>() + t * width;
+      std::fill(sum, sum + width, 0.0F);
+      for (int64_t j = t * per_token; j < (t + 1) * per_token; ++j) {
+        const float weight = weights[static_cast<size_t>(j)];
+        const float* row = x.data<float>() + rows[static_cast<size_t>(j)] * width;
+        for (int64_t i = 0; i < width; ++i) sum[i] += weight * row[i];
+      }
+    }
+  });
   return out;
 }
 

@@ -19,10 +19,15 @@ class CpuOps final : public Ops {
   Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps) override;
   Activations prepare(const Tensor& x, const Rotation& rotation, bool exact) override;
   std::vector<Tensor> matmul(const Activations& x, std::span<const Projection> projections) override;
+  std::vector<Tensor> matmul_each(std::span<const Product> products) override;
+  Activations gather(const Activations& x, std::span<const int32_t> tokens) override;
   Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions) override;
   Tensor swiglu(const Tensor& gate, const Tensor& up) override;
+  Tensor clamped_swiglu(const Tensor& gate, const Tensor& up, float alpha, float limit) override;
   Tensor add(const Tensor& a, const Tensor& b) override;
   Tensor gather_rows(const Tensor& x, std::span<const int32_t> rows) override;
+  Tensor weighted_rows(const Tensor& x, std::span<const int32_t> rows, std::span<const float> weights,
+                       int64_t per_token) override;
   Tensor softmax(const Tensor& x) override;
   Tensor empty(DType dtype, Shape shape) override { return arena_.allocate(dtype, shape); }
 
@@ -32,14 +37,12 @@ class CpuOps final : public Ops {
   void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) override;
 
  private:
-  struct Product;  // one projection of a matmul: where its tiles begin among all
+  struct Work;  // one product: where its tiles begin among all
 
-  void tiled_dot(const Activations& x, const Product& product, int64_t tile) const;
-  void tiled_panels(const Activations& x, const Product& product, int64_t tile, std::vector<uint8_t>& panels,
-                    std::vector<int32_t>& sums) const;
-  void floating(const Activations& x, const Product& product, int64_t tile, std::vector<float>& rows) const;
-  void finish_tile(const Activations& x, const Product& product, int64_t tile, int64_t token,
-                   const int32_t* sums) const;
+  void tiled_dot(const Work& work, int64_t tile) const;
+  void tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& panels, std::vector<int32_t>& sums) const;
+  void floating(const Work& work, int64_t tile, std::vector<float>& rows) const;
+  void finish_tile(const Work& work, int64_t tile, int64_t token, const int32_t* sums) const;
 
   const Kernels& kernels_;
   std::shared_ptr<ThreadPool> shared_pool_;

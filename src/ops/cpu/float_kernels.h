@@ -38,6 +38,25 @@ void swiglu(const float* gate, const float* up, int64_t n, float* out) {
   if (i < n) store_first(silu_times(load_first(gate + i, n - i), load_first(up + i, n - i)), out + i, n - i);
 }
 
+struct ClampedSwiglu {
+  Floats alpha, limit;
+
+  // As silu_times: below -100 the sigmoid is 0 up to rounding. A minimum is a maximum of negatives.
+  Floats operator()(Floats gate, Floats up) const {
+    const Floats zero = Floats::zero(), one = Floats::all(1.0F), low = zero - limit;
+    const Floats g = zero - max(low, zero - gate), u = max(low, zero - max(low, zero - up));
+    const Floats x = max(Floats::all(-100.0F), alpha * g);
+    return max(Floats::all(-100.0F), g) / (one + exp(zero - x)) * (u + one);
+  }
+};
+
+void clamped_swiglu(const float* gate, const float* up, int64_t n, float alpha, float limit, float* out) {
+  const ClampedSwiglu f{Floats::all(alpha), Floats::all(limit)};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) f(Floats::load(gate + i), Floats::load(up + i)).store(out + i);
+  if (i < n) store_first(f(load_first(gate + i, n - i), load_first(up + i, n - i)), out + i, n - i);
+}
+
 void add(const float* a, const float* b, int64_t n, float* out) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) (Floats::load(a + i) + Floats::load(b + i)).store(out + i);

@@ -194,6 +194,7 @@ constinit const Kernels kAvx2Kernels = {
     .level = CpuLevel::avx2,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
+    .clamped_swiglu = clamped_swiglu,
     .add = add,
     .rope = rope,
     .softmax = softmax,

@@ -190,6 +190,7 @@ constinit const Kernels kAvx512Kernels = {
     .level = CpuLevel::avx512,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
+    .clamped_swiglu = clamped_swiglu,
     .add = add,
     .rope = rope,
     .softmax = softmax,

@@ -43,6 +43,8 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   /// out = silu(gate) * up.
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  /// out = g * sigmoid(alpha * g) * (u + 1), g = min(gate, limit), u = up within -limit .. limit.
+  void (*clamped_swiglu)(const float* gate, const float* up, int64_t n, float alpha, float limit, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
   /// Rotates the halves of each head: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); cos, sin [head_dim / 2].
   void (*rope)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, float* out);

@@ -21,6 +21,14 @@ void swiglu(const float* gate, const float* up, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
 }
 
+void clamped_swiglu(const float* gate, const float* up, int64_t n, float alpha, float limit, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = gate[i] > limit ? limit : gate[i];  // a NaN stays one
+    const float u = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
+    out[i] = g / (1.0F + std::exp(-(alpha * g))) * (u + 1.0F);
+  }
+}
+
 void add(const float* a, const float* b, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
@@ -150,6 +158,7 @@ constinit const Kernels kScalarKernels = {
     .level = CpuLevel::scalar,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
+    .clamped_swiglu = clamped_swiglu,
     .add = add,
     .rope = rope,
     .softmax = softmax,
