@@ -20,7 +20,8 @@ Role role_of(std::string_view tensor);
 /// "model.layers.0.self_attn.q_proj" of "model.layers.0.self_attn.q_proj.weight"; empty if the name is no weight's.
 std::string_view module_of(std::string_view tensor);
 
-/// The name of the input that a linear layer reads: the same for q, k and v, and for gate and up.
+/// The name of the input that a linear layer reads: the same for q, k and v, for gate and up,
+/// and for all in_proj_*.
 std::string input_site(std::string_view module);
 
 }  // namespace turboquant
