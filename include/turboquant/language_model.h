@@ -14,9 +14,10 @@
 namespace turboquant {
 
 struct LoadOptions {
-  int threads = 0;                      ///< 0: one a processor
-  bool exact = false;                   ///< fp32 activations instead of int8: slower, for comparisons
-  std::string cache_dtype = "float16";  ///< of the KV cache: "float16" or "float32"
+  int threads = 0;                                     ///< 0: one a processor
+  bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
+  std::string cache_dtype = "float16";                 ///< of the KV cache: "float16" or "float32"
+  std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 
 struct GenerateOptions {

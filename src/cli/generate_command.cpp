@@ -49,6 +49,7 @@ void add_generate(CLI::App& app) {
   command->footer("Example:\n  turboquant generate --model SmolLM2-4bit --prompt \"Name three rivers.\" --temp 0");
   command->callback([=] {
     if (seed->count() > 0) state->generate.seed = state->seed;
+    state->load.on_message = message;
     LanguageModel model = LanguageModel::load(state->model, state->load);
     const GenerateResult result = model.generate(state->prompt, state->generate, [](std::string_view text) {
       return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;

@@ -35,7 +35,7 @@ void add_info(CLI::App& app) {
     const int64_t context = std::min(state->context, info.max_context);
     const AttentionShape& attention = info.attention;
     const uint64_t cache =
-        static_cast<uint64_t>(2 * info.n_layers * attention.n_kv_heads * attention.head_dim * context) * 2;
+        static_cast<uint64_t>(2 * info.attention_layers * attention.n_kv_heads * attention.head_dim * context) * 2;
     if (state->json) {
       nlohmann::ordered_json json = {{"model", state->model},
                                      {"architecture", info.architecture},
@@ -70,6 +70,7 @@ void add_info(CLI::App& app) {
     fmt::print("Vocabulary     {}, context {}, {} head\n", info.vocab_size, info.max_context,
                info.tied_head ? "tied" : "separate");
     fmt::print("Parameters     {}\n", summary.all.weights);
+    if (!checkpoint->note().empty()) fmt::print("Note           {}\n", checkpoint->note());
     fmt::print("Size           {:.1f} MB, {:.3f} bits a weight; linear layers {:.4f} bits a weight\n",
                static_cast<double>(summary.all.bytes) * 1e-6, summary.all.bits_per_weight(),
                summary.linear.bits_per_weight());

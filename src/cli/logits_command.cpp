@@ -46,6 +46,7 @@ void add_logits(CLI::App& app) {
     if (state->load.exact) state->load.cache_dtype = "float32";
     Shape shape;
     const std::vector<int32_t> ids = read_ids(SafetensorsFile(state->input), state->input, shape);
+    state->load.on_message = message;
     LanguageModel language_model = LanguageModel::load(state->model, state->load);
     Model& model = *language_model.state().model;
     const int64_t batch = shape[0], tokens = shape[1], vocab = model.info().vocab_size;

@@ -85,6 +85,7 @@ ConvertResult convert(const ConvertOptions& options) {
   if (!output.has_filename()) output = output.parent_path();
   say("Loading model from " + options.model);
   const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
   TemporaryFolder folder(output);
 

@@ -161,6 +161,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     if (options.on_message) options.on_message(line);
   };
   const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  if (!source->note().empty()) say(source->note());
   const auto pool = std::make_shared<ThreadPool>(options.threads);
   const std::shared_ptr<Ops> ops = make_cpu_ops(pool);
   ModelOptions model_options;

@@ -7,6 +7,7 @@
 #include "generate/sampler.h"
 #include "generate/state.h"
 #include "generate/stop.h"
+#include "io/config.h"
 
 namespace turboquant {
 namespace {
@@ -75,11 +76,12 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
     throw UsageError("--cache-dtype " + options.cache_dtype + ": use float16 or float32");
   auto state = std::make_unique<State>();
   state->checkpoint = open_checkpoint(path);
+  if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
   state->pool = std::make_shared<ThreadPool>(options.threads);
   state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), model_options);
   const Checkpoint& checkpoint = *state->checkpoint;
   state->chat = chat_template_of([&](std::string_view name) { return checkpoint.file(name); });
-  add_end_tokens(checkpoint.config(), state->end_tokens);
+  add_end_tokens(text_config(checkpoint.config(), path), state->end_tokens);
   if (const auto text = checkpoint.file("generation_config.json"))
     add_end_tokens(nlohmann::json::parse(*text, nullptr, false), state->end_tokens);
   return LanguageModel(std::move(state));

@@ -43,7 +43,8 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path) {
   if (path.empty() || status.type() == std::filesystem::file_type::not_found)
     throw Error(path.string() + ": no such file or folder");
   if (error) throw Error(path.string() + ": cannot be read: " + error.message());
-  if (std::filesystem::is_directory(status)) return separate_experts(open_safetensors_checkpoint(path));
+  if (std::filesystem::is_directory(status))
+    return language_model_of(separate_experts(open_safetensors_checkpoint(path)));
   if (path.extension() == ".gguf" || (std::filesystem::is_regular_file(status) && starts_with_gguf(path)))
     return open_gguf_checkpoint(path);
   throw Error(path.string() + ": not a model: give a folder with config.json and safetensors files, or a .gguf file");

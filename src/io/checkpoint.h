@@ -50,17 +50,25 @@ class Checkpoint {
   virtual std::optional<std::string> file(std::string_view name) const = 0;
   /// Bytes of all files that hold tensors.
   virtual uint64_t size_on_disk() const = 0;
+  /// One line on tensors that are in the files and left out here; empty if there are none.
+  const std::string& note() const { return note_; }
 
  protected:
   std::filesystem::path path_;
   nlohmann::json config_;
   std::vector<TensorInfo> tensors_;
+  std::string note_;
 };
 
 /// Opens a Hugging Face folder (config.json, model.safetensors or model.safetensors.index.json), or a .gguf file.
 /// Experts come one by one, however the folder stores them (io/experts.h).
 /// Throws Error: not found, not a model, damaged.
 std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
+
+/// The language model of a checkpoint that may hold more: names that begin with model.language_model. or
+/// language_model. become those of a text model, and the tensors of image encoders (visual, vision_tower) and of
+/// multi-token prediction (mtp) are left out, which note() says. A checkpoint without such names is returned as it is.
+std::unique_ptr<Checkpoint> language_model_of(std::unique_ptr<Checkpoint> checkpoint);
 
 /// The two behind open_checkpoint.
 std::unique_ptr<Checkpoint> open_safetensors_checkpoint(const std::filesystem::path& folder);

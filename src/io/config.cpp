@@ -65,4 +65,13 @@ nlohmann::json config_object(const nlohmann::json& config, const std::string& wh
   return config.at(key);
 }
 
+nlohmann::json text_config(const nlohmann::json& config, const std::string& where) {
+  nlohmann::json text = config;
+  text.erase("text_config");
+  const nlohmann::json nested = config_object(config, where, "text_config");
+  for (const auto& [key, value] : nested.items())
+    if (!value.is_null()) text[key] = value;
+  return text;
+}
+
 }  // namespace turboquant

@@ -22,4 +22,7 @@ std::string config_string_or(const nlohmann::json& config, const std::string& wh
 /// The object under a key; an empty one if there is none.
 nlohmann::json config_object(const nlohmann::json& config, const std::string& where, const char* key);
 
+/// The settings of the language model: what is nested under text_config, over the outer keys.
+nlohmann::json text_config(const nlohmann::json& config, const std::string& where);
+
 }  // namespace turboquant

@@ -22,6 +22,7 @@ struct SequenceTokens {
 struct ModelInfo {
   std::string architecture;  // config.json's model_type
   int64_t n_layers = 0, hidden_size = 0, intermediate_size = 0, vocab_size = 0, max_context = 0;
+  int64_t attention_layers = 0;  // those that keep keys and values; the others are of linear attention
   AttentionShape attention;
   bool tied_head = false;
 };
@@ -43,9 +44,9 @@ class Model {
 
   const ModelInfo& info() const { return info_; }
   Ops& ops() { return *ops_; }
-  Cache make_cache() const;
+  virtual Cache make_cache() const;
   /// Bytes of a cache of that many tokens.
-  size_t cache_bytes(int64_t tokens) const;
+  virtual size_t cache_bytes(int64_t tokens) const;
 
  protected:
   Model(ModelInfo info, std::shared_ptr<Ops> ops, ModelOptions options)
@@ -59,6 +60,10 @@ class Model {
 /// The model of a checkpoint, by config.json's model_type. Error: unknown architecture, missing or misshapen tensors.
 std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops,
                                   const ModelOptions& options = {});
+
+/// Whether a layer is one of linear attention, by config.json's layer_types or, of a model that has linear attention,
+/// by full_attention_interval (4): every so many layers the last is one of full attention. `config` is a text_config().
+bool is_linear_attention(const nlohmann::json& config, const std::string& where, int64_t layer);
 
 /// What config.json says of a model, without its weights.
 ModelInfo model_info(const nlohmann::json& config, const std::string& where);

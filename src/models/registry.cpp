@@ -5,6 +5,7 @@
 #include "io/config.h"
 #include "io/files.h"
 #include "models/llama.h"
+#include "models/qwen3_5.h"
 
 namespace turboquant {
 namespace {
@@ -19,7 +20,7 @@ struct Row {
   std::unique_ptr<Model> (*make)(const Checkpoint&, std::shared_ptr<Ops>, const ModelOptions&);
 };
 
-constexpr std::array<Row, 8> kArchitectures{{
+constexpr std::array<Row, 10> kArchitectures{{
     {"llama", make<LlamaModel>},
     {"mistral", make<LlamaModel>},    // sliding window
     {"qwen2", make<LlamaModel>},      // biases of q, k and v; sliding window in some layers of some models
@@ -28,6 +29,8 @@ constexpr std::array<Row, 8> kArchitectures{{
     {"qwen2_moe", make<LlamaModel>},  // experts and a shared one, dense layers between
     {"qwen3_moe", make<LlamaModel>},  // norms of q and k, experts, dense layers between
     {"gpt_oss", make<LlamaModel>},    // sinks, alternating windows, experts with biases and a clamped SwiGLU
+    {"qwen3_5", make<Qwen35Model>},   // linear attention in most layers; nested under text_config
+    {"qwen3_5_text", make<Qwen35Model>},
 }};
 
 const Row& row_of(const nlohmann::json& config, const std::string& where) {
@@ -43,9 +46,22 @@ const Row& row_of(const nlohmann::json& config, const std::string& where) {
 
 }  // namespace
 
-ModelInfo model_info(const nlohmann::json& config, const std::string& where) {
+bool is_linear_attention(const nlohmann::json& config, const std::string& where, int64_t layer) {
+  const auto types = config.find("layer_types");
+  if (types != config.end() && types->is_array()) {
+    const auto at = static_cast<size_t>(layer);
+    if (at >= types->size() || !types->at(at).is_string())
+      throw Error(where + ": config.json: 'layer_types' has no name for layer " + std::to_string(layer));
+    return types->at(at) == "linear_attention";
+  }
+  return config.contains("linear_num_value_heads") &&
+         (layer + 1) % config_integer_or(config, where, "full_attention_interval", 4) != 0;
+}
+
+ModelInfo model_info(const nlohmann::json& whole_config, const std::string& where) {
+  const nlohmann::json config = text_config(whole_config, where);
   ModelInfo info;
-  info.architecture = row_of(config, where).model_type;
+  info.architecture = row_of(whole_config, where).model_type;
   info.n_layers = config_integer(config, where, "num_hidden_layers");
   info.hidden_size = config_integer(config, where, "hidden_size");
   info.intermediate_size = config_integer(config, where, "intermediate_size");
@@ -61,6 +77,8 @@ ModelInfo model_info(const nlohmann::json& config, const std::string& where) {
     throw Error(where + ": config.json: 'head_dim' is " + std::to_string(attention.head_dim) +
                 "; rotary positions need an even number above 0");
   attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
+  for (int64_t i = 0; i < info.n_layers; ++i)
+    if (!is_linear_attention(config, where, i)) ++info.attention_layers;
   info.tied_head = config_bool_or(config, where, "tie_word_embeddings", false);
   if (const std::string act = config_string_or(config, where, "hidden_act", "silu"); act != "silu")
     throw Error(where + ": config.json: hidden_act " + quote(act) + " is not supported; only silu is");
@@ -80,7 +98,7 @@ Cache Model::make_cache() const {
 
 size_t Model::cache_bytes(int64_t tokens) const {
   const int64_t page = ops_->page_tokens(), pages = (tokens + page - 1) / page;
-  return static_cast<size_t>(info_.n_layers * pages) * ops_->page_bytes(info_.attention, options_.cache_dtype);
+  return static_cast<size_t>(info_.attention_layers * pages) * ops_->page_bytes(info_.attention, options_.cache_dtype);
 }
 
 }  // namespace turboquant

@@ -13,6 +13,15 @@ Tensor norm_heads(Ops& ops, const Tensor& x, const Tensor& weight, float eps) {
 
 }  // namespace
 
+Tensor attend(Ops& ops, const Tensor& queries, const Tensor& keys, const Tensor& values, const AttentionShape& shape,
+              const Step& step, size_t layer) {
+  Tensor attended = ops.empty(DType::f32, queries.shape());
+  for (const SequenceRows& rows : step.sequences)
+    rows.cache->layers[layer]->attend(ops, queries.rows(rows.begin, rows.end), keys.rows(rows.begin, rows.end),
+                                      values.rows(rows.begin, rows.end), shape, attended.rows(rows.begin, rows.end));
+  return attended;
+}
+
 Attention Attention::load(Loader& loader, const std::string& module, int64_t hidden_size, const AttentionShape& shape,
                           const AttentionParts& parts, float eps) {
   const int64_t q_width = shape.n_heads * shape.head_dim, kv_width = shape.n_kv_heads * shape.head_dim;
@@ -35,11 +44,7 @@ Tensor Attention::forward(Ops& ops, const Tensor& x, const Step& step, const Rop
   const std::vector<Tensor> qkv = project(ops, x, {&q, &k, &v}, step.exact);
   const Tensor queries = rope.apply(ops, norm_heads(ops, qkv[0], q_norm, eps), step.positions);
   const Tensor keys = rope.apply(ops, norm_heads(ops, qkv[1], k_norm, eps), step.positions);
-  Tensor attended = ops.empty(DType::f32, queries.shape());
-  for (const SequenceRows& rows : step.sequences)
-    rows.cache->layers[layer]->attend(ops, queries.rows(rows.begin, rows.end), keys.rows(rows.begin, rows.end),
-                                      qkv[2].rows(rows.begin, rows.end), shape, attended.rows(rows.begin, rows.end));
-  return project(ops, attended, {&o}, step.exact).front();
+  return project(ops, attend(ops, queries, keys, qkv[2], shape, step, layer), {&o}, step.exact).front();
 }
 
 }  // namespace turboquant

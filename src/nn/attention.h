@@ -26,6 +26,11 @@ struct AttentionParts {
   bool sinks = false;     // a score of each head that is no token's
 };
 
+/// Causal attention of every sequence of a step over its cache of that layer: queries F32 [tokens, n_heads * head_dim],
+/// keys and values F32 [tokens, n_kv_heads * head_dim] -> the shape of queries.
+Tensor attend(Ops& ops, const Tensor& queries, const Tensor& keys, const Tensor& values, const AttentionShape& shape,
+              const Step& step, size_t layer);
+
 struct Attention {
   AttentionShape shape;
   Linear q, k, v, o;

@@ -50,6 +50,26 @@ Tensor Loader::vector(const std::string& tensor, int64_t length) {
   return to_float(read(tensor, info->dtype, {length}));
 }
 
+Tensor Loader::norm(const std::string& tensor, int64_t length, float offset) {
+  const Tensor stored = vector(tensor, length);
+  Tensor weight = Tensor::zeros(DType::f32, {length});
+  for (int64_t i = 0; i < length; ++i) weight.data<float>()[i] = stored.data<float>()[i] + offset;
+  return weight;
+}
+
+Tensor Loader::depthwise(const std::string& tensor, int64_t channels, int64_t taps) {
+  const TensorInfo* info = checkpoint_.find(tensor);
+  if (info == nullptr) fail(tensor, "missing");
+  if (!is_float(info->dtype)) fail(tensor, "expected F32, F16 or BF16, got " + std::string(name(info->dtype)));
+  const bool taps_last = info->shape.rank() == 3 && info->shape.back() == taps;
+  const Tensor stored =
+      to_float(read(tensor, info->dtype, taps_last ? Shape{channels, 1, taps} : Shape{channels, taps, 1}));
+  Tensor weight = Tensor::zeros(DType::f32, {taps, channels});
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t t = 0; t < taps; ++t) weight.data<float>()[t * channels + c] = stored.data<float>()[c * taps + t];
+  return weight;
+}
+
 Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols) {
   Linear layer;
   const TensorInfo* info = checkpoint_.find(module + ".weight");

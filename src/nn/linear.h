@@ -53,6 +53,11 @@ class Loader {
   Linear linear(const std::string& module, int64_t rows, int64_t cols);
   /// A vector as F32, such as a norm's weight.
   Tensor vector(const std::string& tensor, int64_t length);
+  /// A norm's weight as F32, `offset` added: 1 where a file stores weights around zero.
+  Tensor norm(const std::string& tensor, int64_t length, float offset);
+  /// The taps of a convolution of each channel for itself, stored [channels, 1, taps] or [channels, taps, 1], as F32
+  /// [taps, channels].
+  Tensor depthwise(const std::string& tensor, int64_t channels, int64_t taps);
   bool has(const std::string& tensor) const { return checkpoint_.find(tensor) != nullptr; }
   const Checkpoint& checkpoint() const { return checkpoint_; }
 

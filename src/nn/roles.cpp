@@ -10,7 +10,7 @@ struct Row {
   std::string_view input;  // last part of its input's name
 };
 
-constexpr std::array<Row, 7> kLinears{{
+constexpr std::array<Row, 12> kLinears{{
     {"q_proj", "qkv"},
     {"k_proj", "qkv"},
     {"v_proj", "qkv"},
@@ -18,6 +18,11 @@ constexpr std::array<Row, 7> kLinears{{
     {"gate_proj", "gate_up"},
     {"up_proj", "gate_up"},
     {"down_proj", "down_proj"},
+    {"in_proj_qkv", "in_proj"},
+    {"in_proj_z", "in_proj"},
+    {"in_proj_b", "in_proj"},
+    {"in_proj_a", "in_proj"},
+    {"out_proj", "out_proj"},
 }};
 
 std::string_view last_part(std::string_view path) { return path.substr(path.rfind('.') + 1); }

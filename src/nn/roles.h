@@ -24,8 +24,8 @@ std::string_view module_of(std::string_view tensor);
 /// named so. Any other module is its own.
 std::string expert_stack(std::string_view module);
 
-/// The name of the input that a linear layer reads: the same for q, k and v, and for gate and up, those of all experts
-/// and of the shared expert of a layer included.
+/// The name of the input that a linear layer reads: the same for q, k and v, for all in_proj_*, and for gate and up,
+/// those of all experts and of the shared expert of a layer included.
 std::string input_site(std::string_view module);
 
 }  // namespace turboquant

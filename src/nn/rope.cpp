@@ -81,16 +81,22 @@ class YarnScaling {
 
 }  // namespace
 
-Rope::Rope(const nlohmann::json& config, const std::string& where, int64_t head_dim)
-    : frequencies_(static_cast<size_t>(head_dim / 2)) {
+Rope::Rope(const nlohmann::json& config, const std::string& where, int64_t head_dim) : head_dim_(head_dim) {
   nlohmann::json scaling = config_object(config, where, "rope_scaling");
   scaling.update(config_object(config, where, "rope_parameters"));
   const double theta =
       config_positive(scaling, where, "rope_theta", config_positive(config, where, "rope_theta", 10000));
   const std::string type =
       config_string_or(scaling, where, "rope_type", config_string_or(scaling, where, "type", "default"));
+  const double part = config_positive(scaling, where, "partial_rotary_factor",
+                                      config_positive(config, where, "partial_rotary_factor", 1));
+  const double rotated = std::floor(static_cast<double>(head_dim) * part);
+  if (part > 1 || rotated < 2 || std::fmod(rotated, 2) != 0)
+    throw Error(where + ": config.json: 'partial_rotary_factor' " + std::to_string(part) + " of heads of " +
+                std::to_string(head_dim) + " must leave an even number of values to rotate, from 2 to all");
+  frequencies_.resize(static_cast<size_t>(rotated) / 2);
   for (size_t i = 0; i < frequencies_.size(); ++i)
-    frequencies_[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    frequencies_[i] = std::pow(theta, -2.0 * static_cast<double>(i) / rotated);
   if (type == "linear") {
     const double factor = config_positive(scaling, where, "factor");
     for (double& frequency : frequencies_) frequency /= factor;

@@ -45,6 +45,22 @@ struct AttentionShape {
   Tensor sinks;        // F32 [n_heads]: a score of each head that the softmax counts, and that has no value; or empty
 };
 
+/// Heads of a layer of linear attention by the gated delta rule. Each key head serves n_value_heads / n_key_heads value
+/// heads in a row.
+struct DeltaShape {
+  int64_t n_key_heads = 0, n_value_heads = 0, key_dim = 0, value_dim = 0;
+
+  int64_t keys() const { return n_key_heads * key_dim; }
+  int64_t values() const { return n_value_heads * value_dim; }
+  int64_t channels() const { return 2 * keys() + values(); }  // of a token's query, key and value, in this order
+};
+
+/// What the gated delta rule reads of a token beside query, key and value, and of its layer.
+struct DeltaGates {
+  Tensor a, b;           // F32 [tokens, n_value_heads]
+  Tensor rate, dt_bias;  // F32 [n_value_heads]; rate is above 0
+};
+
 /// Keys and values of one layer of one sequence in pages of ops.page_tokens() tokens; the page layout is the backend's.
 struct KvPages {
   DType dtype = DType::f16;           // F16 or F32
@@ -72,13 +88,21 @@ class Ops {
   /// Chosen tokens of an input, as prepare() would have made them; of an int8 input without x.
   virtual Activations gather(const Activations& x, std::span<const int32_t> tokens) = 0;
   /// Rotary position embedding of every head: the two halves of a head are the pairs. x F32 [tokens, heads * head_dim],
-  /// cos and sin F32 [positions, head_dim / 2], positions [tokens] index their rows.
-  virtual Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions) = 0;
+  /// cos and sin F32 [positions, head_dim / 2], positions [tokens] index their rows. With a
+  /// head_dim of more than twice the width of cos, the values of a head behind that stay as they are; 0: no such
+  /// values.
+  virtual Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions,
+                      int64_t head_dim = 0) = 0;
   /// silu(gate) * up
   virtual Tensor swiglu(const Tensor& gate, const Tensor& up) = 0;
   /// g * sigmoid(alpha * g) * (u + 1) with g = min(gate, limit) and u = up within -limit .. limit: gpt-oss's SwiGLU
   virtual Tensor clamped_swiglu(const Tensor& gate, const Tensor& up, float alpha, float limit) = 0;
+  /// x * sigmoid(gate)
+  virtual Tensor sigmoid_gate(const Tensor& x, const Tensor& gate) = 0;
   virtual Tensor add(const Tensor& a, const Tensor& b) = 0;
+  /// Columns [begin, end) of every one of `blocks` equal blocks of a row: F32 [tokens, width] ->
+  /// [tokens, blocks * (end - begin)].
+  virtual Tensor slice_blocks(const Tensor& x, int64_t blocks, int64_t begin, int64_t end) = 0;
   /// Chosen rows of F32 [tokens, width].
   virtual Tensor gather_rows(const Tensor& x, std::span<const int32_t> rows) = 0;
   /// out[t] = sum over j of weights[t][j] * x[rows[t][j]], in the order of j. x F32 [any, width]; weights and rows
@@ -99,6 +123,18 @@ class Ops {
   /// Causal attention of one sequence: query i of `queries` F32 [tokens, n_heads * head_dim] sees the positions up to
   /// cache.length - tokens + i, within its window. Writes `out`, of the same shape.
   virtual void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) = 0;
+
+  /// Causal convolution over the tokens of one sequence, each channel for itself, and SiLU. x F32 [tokens, channels],
+  /// weight F32 [taps, channels] (the last tap is the token's own). `state` F32 [taps - 1, channels] holds the inputs
+  /// before x, the oldest first, and then those before the next token. Writes `out`, of the shape of x.
+  virtual void conv1d(const Tensor& x, const Tensor& weight, Tensor state, Tensor out) = 0;
+  /// The gated delta rule (Yang et al. 2024, "Gated Delta Networks") over the tokens of one sequence. For each value
+  /// head with its memory S [key_dim, value_dim], and each token with unit vectors q (divided by sqrt(key_dim)) and k:
+  ///   S = exp(-rate softplus(a + dt_bias)) S;  S = S + k (sigmoid(b) (v - S^T k))^T;  result = S^T q
+  /// qkv F32 [tokens, channels], q and k of any length. `state` F32 [n_value_heads, key_dim, value_dim] is S before and
+  /// then after the tokens. Writes `out`, F32 [tokens, values].
+  virtual void gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, Tensor state,
+                           Tensor out) = 0;
 };
 
 /// The CPU backend on the threads of `pool`.

@@ -122,23 +122,33 @@ Activations CpuOps::gather(const Activations& x, std::span<const int32_t> tokens
   return result;
 }
 
-Tensor CpuOps::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions) {
+Tensor CpuOps::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions,
+                    int64_t head_dim) {
   expect(x, DType::f32, 2, "rope", "x");
   expect(cos, DType::f32, 2, "rope", "cos");
   expect_equal(static_cast<int64_t>(positions.size()), x.dim(0), "rope", "number of positions");
   expect(sin, DType::f32, cos.shape(), "rope", "sin");
   const int64_t half = cos.dim(1);
-  if (half < 1 || x.dim(1) % (2 * half) != 0)
-    throw Error("rope: x " + to_string(x.shape()) + " does not consist of heads of " + std::to_string(2 * half) +
-                ", twice the width of cos");
-  const int64_t heads = x.dim(1) / (2 * half);
+  const int64_t dim = head_dim == 0 ? 2 * half : head_dim;
+  if (half < 1 || dim < 2 * half || x.dim(1) % dim != 0)
+    throw Error("rope: x " + to_string(x.shape()) + " does not consist of heads of " + std::to_string(dim) +
+                ", of which " + std::to_string(2 * half) + " values turn, twice the width of cos");
+  const int64_t heads = x.dim(1) / dim;
   for (const int32_t position : positions) expect_below(position, cos.dim(0), "rope", "a position");
   Tensor out = arena_.allocate(DType::f32, x.shape());
   pool_.parallel_for(x.dim(0), rows_per_task(x.dim(1)), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t row = positions[static_cast<size_t>(t)] * half;
-      kernels_.rope(x.data<float>() + t * x.dim(1), cos.data<float>() + row, sin.data<float>() + row, heads, 2 * half,
-                    out.data<float>() + t * x.dim(1));
+      const float *c = cos.data<float>() + row, *s = sin.data<float>() + row, *from = x.data<float>() + t * x.dim(1);
+      float* to = out.data<float>() + t * x.dim(1);
+      if (dim == 2 * half) {
+        kernels_.rope(from, c, s, heads, dim, to);
+        continue;
+      }
+      for (int64_t h = 0; h < heads; ++h, from += dim, to += dim) {
+        kernels_.rope(from, c, s, 1, 2 * half, to);
+        std::copy(from + 2 * half, from + dim, to + 2 * half);
+      }
     }
   });
   return out;
@@ -161,6 +171,33 @@ Tensor CpuOps::clamped_swiglu(const Tensor& gate, const Tensor& up, float alpha,
   pool_.parallel_for(gate.elements(), kElementsPerTask, [&](int64_t begin, int64_t end) {
     kernels_.clamped_swiglu(gate.data<float>() + begin, up.data<float>() + begin, end - begin, alpha, limit,
                             out.data<float>() + begin);
+  });
+  return out;
+}
+
+Tensor CpuOps::sigmoid_gate(const Tensor& x, const Tensor& gate) {
+  expect(x, DType::f32, 2, "sigmoid_gate", "x");
+  expect(gate, DType::f32, x.shape(), "sigmoid_gate", "gate");
+  Tensor out = arena_.allocate(DType::f32, x.shape());
+  pool_.parallel_for(x.elements(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    kernels_.sigmoid_gate(x.data<float>() + begin, gate.data<float>() + begin, end - begin, out.data<float>() + begin);
+  });
+  return out;
+}
+
+Tensor CpuOps::slice_blocks(const Tensor& x, int64_t blocks, int64_t begin, int64_t end) {
+  expect(x, DType::f32, 2, "slice_blocks", "x");
+  if (blocks < 1 || x.dim(1) % blocks != 0)
+    throw Error("slice_blocks: x " + to_string(x.shape()) + " does not consist of " + std::to_string(blocks) +
+                " equal blocks");
+  const int64_t block = x.dim(1) / blocks, width = end - begin;
+  if (begin < 0 || width < 0 || end > block)
+    throw Error("slice_blocks: columns " + std::to_string(begin) + " to " + std::to_string(end) + " of blocks of " +
+                std::to_string(block));
+  Tensor out = arena_.allocate(DType::f32, {x.dim(0), blocks * width});
+  pool_.parallel_for(x.dim(0), 4 * rows_per_task(x.dim(1)), [&](int64_t first, int64_t last) {
+    for (int64_t i = first * blocks; i < last * blocks; ++i)
+      std::copy_n(x.data<float>() + i * block + begin, width, out.data<float>() + i * width);
   });
   return out;
 }

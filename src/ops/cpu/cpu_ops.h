@@ -21,10 +21,13 @@ class CpuOps final : public Ops {
   std::vector<Tensor> matmul(const Activations& x, std::span<const Projection> projections) override;
   std::vector<Tensor> matmul_each(std::span<const Product> products) override;
   Activations gather(const Activations& x, std::span<const int32_t> tokens) override;
-  Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions) override;
+  Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::span<const int32_t> positions,
+              int64_t head_dim) override;
   Tensor swiglu(const Tensor& gate, const Tensor& up) override;
+  Tensor sigmoid_gate(const Tensor& x, const Tensor& gate) override;
   Tensor clamped_swiglu(const Tensor& gate, const Tensor& up, float alpha, float limit) override;
   Tensor add(const Tensor& a, const Tensor& b) override;
+  Tensor slice_blocks(const Tensor& x, int64_t blocks, int64_t begin, int64_t end) override;
   Tensor gather_rows(const Tensor& x, std::span<const int32_t> rows) override;
   Tensor weighted_rows(const Tensor& x, std::span<const int32_t> rows, std::span<const float> weights,
                        int64_t per_token) override;
@@ -35,6 +38,10 @@ class CpuOps final : public Ops {
   size_t page_bytes(const AttentionShape& shape, DType dtype) const override;
   void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) override;
   void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) override;
+
+  void conv1d(const Tensor& x, const Tensor& weight, Tensor state, Tensor out) override;
+  void gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, Tensor state,
+                   Tensor out) override;
 
  private:
   struct Work;  // one product: where its tiles begin among all

@@ -2,6 +2,7 @@
 #include "ops/cpu/kernels.h"
 
 #include "core/unroll.h"
+#include "ops/cpu/delta_kernels.h"
 #include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"
 
@@ -191,6 +192,7 @@ constinit const Kernels kAvx512Kernels = {
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .clamped_swiglu = clamped_swiglu,
+    .sigmoid_gate = sigmoid_gate,
     .add = add,
     .rope = rope,
     .softmax = softmax,
@@ -206,6 +208,8 @@ constinit const Kernels kAvx512Kernels = {
     .attend_page_f16 = attend_page<LoadF16>,
     .attend_page_f32 = attend_page<LoadF32>,
     .attend_merge = attend_merge,
+    .conv1d = conv1d,
+    .gated_delta = gated_delta,
 };
 
 }  // namespace turboquant

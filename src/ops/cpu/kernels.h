@@ -26,6 +26,21 @@ struct AttendPage {
   const int64_t* hidden = nullptr;
 };
 
+/// Some columns of the memory of one head, over the tokens of one sequence.
+struct DeltaColumns {
+  int64_t tokens, key_dim, columns;
+  const float *q, *k;  // [tokens][key_dim], unit vectors, q divided by sqrt(key_dim)
+  int64_t qk_stride;   // from one token to the next, in floats, as all strides
+  const float* v;      // [tokens][columns]
+  int64_t v_stride;
+  const float *decay, *beta;  // [tokens]
+  int64_t gate_stride;
+  float* state;  // [key_dim][columns]
+  int64_t state_stride;
+  float* out;  // [tokens][columns]
+  int64_t out_stride;
+};
+
 constexpr float kNoScore = -3.0e38F;
 
 constexpr float kSmallestQuantized = 1e-30F;  // largest value of a vector that quantizes to zeros: 127 / it is finite
@@ -45,6 +60,8 @@ struct Kernels {
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
   /// out = g * sigmoid(alpha * g) * (u + 1), g = min(gate, limit), u = up within -limit .. limit.
   void (*clamped_swiglu)(const float* gate, const float* up, int64_t n, float alpha, float limit, float* out);
+  /// out = x * sigmoid(gate).
+  void (*sigmoid_gate)(const float* x, const float* gate, int64_t n, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
   /// Rotates the halves of each head: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); cos, sin [head_dim / 2].
   void (*rope)(const float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, float* out);
@@ -80,6 +97,11 @@ struct Kernels {
   /// Merges a page's result into the running one of the same row. Pages are merged in order, whoever computed them.
   void (*attend_merge)(float* maximum, float* sum, float* values, float page_maximum, float page_sum,
                        const float* page_values, int64_t head_dim);
+
+  /// out[c] = silu(sum over t of weight[t * stride + c] * x[t][c]), x[taps] -> [n].
+  void (*conv1d)(const float* const* x, const float* weight, int64_t stride, int64_t taps, int64_t n, float* out);
+  /// The gated delta rule (ops.h). Each column is computed alike, whatever the others are.
+  void (*gated_delta)(const DeltaColumns& columns);
 };
 
 /// The table for cpu_level().

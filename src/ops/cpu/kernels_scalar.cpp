@@ -29,6 +29,10 @@ void clamped_swiglu(const float* gate, const float* up, int64_t n, float alpha, 
   }
 }
 
+void sigmoid_gate(const float* x, const float* gate, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] / (1.0F + std::exp(-gate[i]));
+}
+
 void add(const float* a, const float* b, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
@@ -152,6 +156,33 @@ void attend_merge(float* maximum, float* sum, float* values, float page_maximum,
   for (int64_t d = 0; d < head_dim; ++d) values[d] = values[d] * keep + page_values[d] * take;
 }
 
+void conv1d(const float* const* x, const float* weight, int64_t stride, int64_t taps, int64_t n, float* out) {
+  for (int64_t c = 0; c < n; ++c) {
+    float sum = 0;
+    for (int64_t t = 0; t < taps; ++t) sum += weight[t * stride + c] * x[t][c];
+    out[c] = sum / (1.0F + std::exp(-sum));
+  }
+}
+
+void gated_delta(const DeltaColumns& d) {
+  for (int64_t t = 0; t < d.tokens; ++t) {
+    const float *q = d.q + t * d.qk_stride, *k = d.k + t * d.qk_stride;
+    const float decay = d.decay[t * d.gate_stride], beta = d.beta[t * d.gate_stride];
+    for (int64_t c = 0; c < d.columns; ++c) {
+      float* memory = d.state + c;
+      float recalled = 0, result = 0;
+      for (int64_t i = 0; i < d.key_dim; ++i) recalled += memory[i * d.state_stride] * k[i];
+      const float change = (d.v[t * d.v_stride + c] - decay * recalled) * beta;
+      for (int64_t i = 0; i < d.key_dim; ++i) {
+        float& s = memory[i * d.state_stride];
+        s = decay * s + k[i] * change;
+        result += s * q[i];
+      }
+      d.out[t * d.out_stride + c] = result;
+    }
+  }
+}
+
 }  // namespace
 
 constinit const Kernels kScalarKernels = {
@@ -159,6 +190,7 @@ constinit const Kernels kScalarKernels = {
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .clamped_swiglu = clamped_swiglu,
+    .sigmoid_gate = sigmoid_gate,
     .add = add,
     .rope = rope,
     .softmax = softmax,
@@ -174,6 +206,8 @@ constinit const Kernels kScalarKernels = {
     .attend_page_f16 = attend_page<uint16_t, f16>,
     .attend_page_f32 = attend_page<float, value>,
     .attend_merge = attend_merge,
+    .conv1d = conv1d,
+    .gated_delta = gated_delta,
 };
 
 }  // namespace turboquant

@@ -1,0 +1,96 @@
+#include "models/qwen3_5.h"
+
+#include "io/config.h"
+#include "models/batch.h"
+
+namespace turboquant {
+namespace {
+
+nlohmann::json config_of(const Checkpoint& checkpoint) {
+  return text_config(checkpoint.config(), checkpoint.path().string());
+}
+
+DeltaShape delta_shape(const nlohmann::json& config, const std::string& where) {
+  DeltaShape shape;
+  shape.n_key_heads = config_integer(config, where, "linear_num_key_heads");
+  shape.n_value_heads = config_integer(config, where, "linear_num_value_heads");
+  shape.key_dim = config_integer(config, where, "linear_key_head_dim");
+  shape.value_dim = config_integer(config, where, "linear_value_head_dim");
+  if (shape.n_value_heads % shape.n_key_heads != 0)
+    throw Error(where + ": config.json: 'linear_num_value_heads' is no multiple of 'linear_num_key_heads'");
+  return shape;
+}
+
+/// What must be added to the weights of norms: Hugging Face stores them around 0. mlx-lm's files, and the original's
+/// that come from them, hold 1 + weight, and are known by the taps of their convolutions: [channels, taps, 1].
+float norm_offset(const Checkpoint& checkpoint) {
+  for (const TensorInfo& info : checkpoint.tensors())
+    if (info.name.ends_with(".conv1d.weight") && info.shape.rank() == 3) return info.shape.back() == 1 ? 0.0F : 1.0F;
+  return 1.0F;
+}
+
+}  // namespace
+
+Qwen35Model::Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options)
+    : Model(model_info(checkpoint.config(), checkpoint.path().string()), std::move(ops), options),
+      rope_(config_of(checkpoint), checkpoint.path().string(), info_.attention.head_dim) {
+  const std::string where = checkpoint.path().string();
+  const nlohmann::json config = config_of(checkpoint);
+  eps_ = static_cast<float>(config_positive(config, where, "rms_norm_eps", 1e-6));
+  delta_ = delta_shape(config, where);
+  taps_ = config_integer(config, where, "linear_conv_kernel_dim", 2);
+  const float offset = norm_offset(checkpoint);
+  Loader loader(checkpoint);
+  embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
+  for (int64_t i = 0; i < info_.n_layers; ++i) {
+    const std::string path = "model.layers." + std::to_string(i);
+    Layer layer;
+    layer.input_norm = loader.norm(path + ".input_layernorm.weight", info_.hidden_size, offset);
+    if (is_linear_attention(config, where, i))
+      layer.linear = GatedDelta::load(loader, path + ".linear_attn", info_.hidden_size, delta_, taps_, eps_);
+    else
+      layer.attention =
+          GatedAttention::load(loader, path + ".self_attn", info_.hidden_size, info_.attention, eps_, offset);
+    layer.post_attention_norm = loader.norm(path + ".post_attention_layernorm.weight", info_.hidden_size, offset);
+    layer.mlp = Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size);
+    layers_.push_back(std::move(layer));
+  }
+  norm_ = loader.norm("model.norm.weight", info_.hidden_size, offset);
+  head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
+}
+
+Tensor Qwen35Model::forward(std::span<const SequenceTokens> sequences) {
+  const Batch batch(sequences, info_.max_context, rope_);
+  if (batch.tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
+  const Step step{batch.sequences, batch.positions, options_.exact};
+
+  ops_->begin_scope();
+  Tensor x = ops_->embedding(embedding_.weight, embedding_.rotation, batch.tokens);  // [tokens, hidden_size]
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    ops_->begin_scope();
+    const Tensor normed = ops_->rms_norm(x, layer.input_norm, eps_);
+    x = ops_->add(x, layer.linear ? layer.linear->forward(*ops_, normed, step, i)
+                                  : layer.attention->forward(*ops_, normed, step, rope_, i));
+    x = ops_->add(x, layer.mlp.forward(*ops_, ops_->rms_norm(x, layer.post_attention_norm, eps_), options_.exact));
+  }
+  ops_->begin_scope();
+  if (batch.wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
+  if (batch.wanted.size() != batch.tokens.size()) x = ops_->gather_rows(x, batch.wanted);
+  return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
+}
+
+Cache Qwen35Model::make_cache() const {
+  Cache cache;
+  for (const Layer& layer : layers_)
+    cache.layers.push_back(layer.linear ? make_recurrent_cache() : make_full_cache(options_.cache_dtype));
+  return cache;
+}
+
+size_t Qwen35Model::cache_bytes(int64_t tokens) const {
+  const int64_t floats = delta_.values() * delta_.key_dim + (taps_ - 1) * delta_.channels();
+  return Model::cache_bytes(tokens) + static_cast<size_t>(info_.n_layers - info_.attention_layers) *
+                                          static_cast<size_t>(floats) * item_size(DType::f32);
+}
+
+}  // namespace turboquant

@@ -1,0 +1,42 @@
+// Qwen3.5, dense: layers of linear attention by the gated delta rule, every so often one of full attention with an
+// output gate; RMS norms around 1, SwiGLU, tied or untied head. Reads Hugging Face's text and hub layouts, and
+// mlx-lm's.
+#pragma once
+
+#include <optional>
+
+#include "models/model.h"
+#include "nn/gated_attention.h"
+#include "nn/gated_delta.h"
+#include "nn/mlp.h"
+
+namespace turboquant {
+
+class Qwen35Model final : public Model {
+ public:
+  Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options);
+
+  Tensor forward(std::span<const SequenceTokens> batch) override;
+  Cache make_cache() const override;
+  size_t cache_bytes(int64_t tokens) const override;
+
+ private:
+  struct Layer {
+    Tensor input_norm;                        // model.layers.N.input_layernorm.weight
+    std::optional<GatedDelta> linear;         // model.layers.N.linear_attn
+    std::optional<GatedAttention> attention;  // or model.layers.N.self_attn
+    Tensor post_attention_norm;               // model.layers.N.post_attention_layernorm.weight
+    Mlp mlp;                                  // model.layers.N.mlp
+  };
+
+  Linear embedding_;  // model.embed_tokens
+  std::vector<Layer> layers_;
+  Tensor norm_;  // model.norm.weight
+  Linear head_;  // lm_head, or the embedding
+  Rope rope_;
+  float eps_;
+  DeltaShape delta_;
+  int64_t taps_;
+};
+
+}  // namespace turboquant

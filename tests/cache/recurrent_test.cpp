@@ -1,0 +1,32 @@
+#include <gtest/gtest.h>
+
+#include "cache/cache.h"
+
+namespace turboquant {
+namespace {
+
+TEST(RecurrentCache, CountsTokensAndKeepsItsSize) {
+  const auto ops = make_cpu_ops(std::make_shared<ThreadPool>(1));
+  const DeltaShape shape{1, 2, 3, 4};
+  const auto cache = make_recurrent_cache();
+  EXPECT_EQ(cache->length(), 0);
+  EXPECT_EQ(cache->bytes(), 0u);
+  const Tensor conv = Tensor::zeros(DType::f32, {4, shape.channels()}), head = Tensor::zeros(DType::f32, {2});
+  for (const int64_t tokens : {5, 1}) {
+    const Tensor gate = Tensor::zeros(DType::f32, {tokens, 2});
+    cache->recur(*ops, Tensor::zeros(DType::f32, {tokens, shape.channels()}), conv, {gate, gate, head, head}, shape,
+                 Tensor::zeros(DType::f32, {tokens, shape.values()}));
+    EXPECT_EQ(cache->bytes(), static_cast<size_t>(3 * shape.channels() + 2 * 3 * 4) * sizeof(float));
+  }
+  EXPECT_EQ(cache->length(), 6);
+}
+
+TEST(RecurrentCache, OneKindOfAttentionEach) {
+  const auto ops = make_cpu_ops(std::make_shared<ThreadPool>(1));
+  const Tensor x = Tensor::zeros(DType::f32, {1, 16});
+  EXPECT_THROW(make_recurrent_cache()->attend(*ops, x, x, x, {1, 1, 16, 1}, x), Error);
+  EXPECT_THROW(make_full_cache(DType::f32)->recur(*ops, x, x, {}, {1, 1, 4, 8}, x), Error);
+}
+
+}  // namespace
+}  // namespace turboquant
