@@ -137,11 +137,11 @@ inline void store_first(Floats x, float* p, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = buffer[i];
 }
 
-/// e^x within 2 units in the last place on [-87, 88]; x outside counts as the nearer end. Range reduction by ln 2 in
-/// two parts, then a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2].
+/// e^x within 2 units in the last place on [-87, 88]; x outside counts as the nearer end, NaN gives NaN. Range
+/// reduction by ln 2 in two parts, then a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2].
 inline Floats exp(Floats x) {
   const Floats low = Floats::all(-87.0F), high = Floats::all(88.0F);
-  const Floats y = min(max(x, low), high);
+  const Floats y = min(high, max(low, x));  // in this order of arguments a NaN stays one
   const Floats n = (y * Floats::all(1.44269504F)).round();
   const Floats r = fma(n, Floats::all(2.12194440e-4F), fma(n, Floats::all(-0.693359375F), y));
   Floats p = Floats::all(1.0F / 720);

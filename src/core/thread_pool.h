@@ -31,7 +31,8 @@ class ThreadPool {
               const_cast<std::remove_const_t<Function>*>(&body)});
   }
 
-  /// Calls body(begin, end) over [0, n) in pieces of at most `grain`, handed to whichever thread is free.
+  /// Calls body(begin, end) over [0, n) in pieces of `grain`, handed to whichever thread is free; in one piece if there
+  /// is one thread only.
   template <typename Body>
   void parallel_for(int64_t n, int64_t grain, Body&& body) {
     if (n <= grain || workers_.empty()) {

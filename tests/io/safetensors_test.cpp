@@ -128,7 +128,8 @@ TEST(Safetensors, NoTensorsAtAll) {
 TEST(Safetensors, NullMetadataIsNone) {
   const TempFolder folder;
   const std::filesystem::path path = folder / "null.safetensors";
-  write_bytes(path, safetensors_bytes(R"({"__metadata__":null,"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})", 2));
+  write_bytes(path,
+              safetensors_bytes(R"({"__metadata__":null,"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})", 2));
   const SafetensorsFile file(path);
   EXPECT_TRUE(file.metadata().empty());
   EXPECT_EQ(file.tensor("a").elements(), 2);

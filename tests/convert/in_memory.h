@@ -1,0 +1,40 @@
+// Conversions in tests.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "convert/conversion.h"
+#include "convert/options.h"
+#include "models/forward.h"
+#include "models/test_checkpoint.h"
+
+namespace turboquant {
+
+/// A spec of tcq16, original or affine.
+inline ConversionSpec spec_of(const std::string& format, int bits, int group_size = 64) {
+  ConversionSpec spec;
+  spec.linear = quant_spec(format, bits, group_size);
+  return spec;
+}
+
+inline std::unique_ptr<Checkpoint> converted(const Checkpoint& source, const ConversionSpec& spec) {
+  return convert_in_memory(source, Conversion(source, spec), *two_threads());
+}
+
+/// Equal names, types, shapes and bytes.
+inline void expect_same_tensors(const Checkpoint& a, const Checkpoint& b) {
+  ASSERT_EQ(a.tensors().size(), b.tensors().size());
+  for (size_t i = 0; i < a.tensors().size(); ++i) {
+    const TensorInfo &x = a.tensors()[i], &y = b.tensors()[i];
+    ASSERT_EQ(describe(x), describe(y));
+    const Tensor of_a = a.read(x.name), of_b = b.read(y.name);
+    ASSERT_EQ(of_a.dtype(), x.dtype) << x.name;
+    ASSERT_EQ(of_a.shape(), x.shape) << x.name;
+    ASSERT_EQ(of_a.bytes(), of_b.bytes()) << x.name;
+    EXPECT_EQ(std::memcmp(of_a.data<char>(), of_b.data<char>(), of_a.bytes()), 0) << x.name;
+  }
+}
+
+}  // namespace turboquant

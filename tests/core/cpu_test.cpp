@@ -1,0 +1,35 @@
+#include "core/cpu.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "io/error_of.h"
+
+namespace turboquant {
+namespace {
+
+// CTest runs this again for values of TURBOQUANT_CPU that exist and one that does not.
+TEST(CpuLevel, FollowsTheEnvironment) {
+  const char* variable = std::getenv("TURBOQUANT_CPU");
+  const std::string wanted = variable == nullptr ? "" : variable;
+  const CpuLevel best = detected_cpu_level();
+  if (wanted.empty()) {
+    EXPECT_EQ(cpu_level(), best);
+  } else if (wanted == "scalar" || (wanted == "avx2" && best >= CpuLevel::avx2) ||
+             (wanted == "avx512" && best >= CpuLevel::avx512)) {
+    EXPECT_EQ(name(cpu_level()), wanted);
+  } else if (wanted == "avx2" || wanted == "avx512") {
+    const std::string text = error_of([] { cpu_level(); });
+    EXPECT_HAS(text, "TURBOQUANT_CPU=" + wanted + ": this processor has no such instructions");
+    EXPECT_HAS(text, name(best));
+  } else {
+    // Not only the first time.
+    for (int i = 0; i < 2; ++i)
+      EXPECT_EQ(error_of([] { cpu_level(); }), "TURBOQUANT_CPU=" + wanted + ": unknown; use scalar, avx2 or avx512");
+  }
+}
+
+}  // namespace
+}  // namespace turboquant

@@ -1,0 +1,182 @@
+// Choosing tokens: each rule alone, on logits small enough to work out by hand.
+#include "generate/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "io/error_of.h"
+
+namespace turboquant {
+namespace {
+
+const std::vector<float> kLogits = {0.5F, 2.0F, -1.0F, 1.5F, 2.5F, 0.0F};
+
+GenerateOptions options_with(float temperature) {
+  GenerateOptions options;
+  options.temperature = temperature;
+  options.seed = 1234;
+  return options;
+}
+
+/// Share of each token among many draws.
+std::map<int32_t, double> shares(const GenerateOptions& options, const std::vector<float>& logits = kLogits,
+                                 const std::vector<int32_t>& history = {}, int draws = 20000) {
+  Sampler sampler(options);
+  std::map<int32_t, double> count;
+  for (int i = 0; i < draws; ++i) count[sampler.sample(logits, history)] += 1.0 / draws;
+  return count;
+}
+
+/// softmax(logits / temperature) over some tokens.
+std::map<int32_t, double> expected_shares(double temperature, const std::vector<int32_t>& tokens,
+                                          const std::vector<float>& logits = kLogits) {
+  std::map<int32_t, double> p;
+  double sum = 0;
+  for (const int32_t t : tokens) sum += p[t] = std::exp(logits[static_cast<size_t>(t)] / temperature);
+  for (auto& [token, share] : p) share /= sum;
+  return p;
+}
+
+/// Pearson's chi-square test: of 1000 right samplers, one fails; the seed is fixed, so that this one is right for ever.
+void expect_distribution(const std::map<int32_t, double>& drawn, const std::map<int32_t, double>& expected,
+                         int draws = 20000) {
+  constexpr double kCritical[] = {0, 10.83, 13.82, 16.27, 18.47, 20.52};  // at 1 to 5 degrees of freedom
+  double statistic = 0;
+  for (const auto& [token, p] : expected) {
+    const double seen = drawn.contains(token) ? drawn.at(token) : 0;
+    statistic += draws * (seen - p) * (seen - p) / p;
+  }
+  for (const auto& [token, share] : drawn) EXPECT_TRUE(expected.contains(token)) << "token " << token << " was drawn";
+  EXPECT_LT(statistic, kCritical[expected.size() - 1]);
+}
+
+TEST(Sampler, GreedyTakesTheLargest) {
+  EXPECT_EQ(Sampler(options_with(0)).sample(kLogits, {}), 4);
+  const std::vector<float> equal = {1, 3, 3, 2};
+  EXPECT_EQ(Sampler(options_with(0)).sample(equal, {}), 1);  // of equals, the first
+  GenerateOptions options = options_with(0);
+  options.top_k = 3;
+  options.top_p = 0.5F;
+  options.min_p = 0.5F;
+  EXPECT_EQ(Sampler(options).sample(kLogits, {}), 4);
+}
+
+TEST(Sampler, Temperature) {
+  const std::vector<int32_t> all = {0, 1, 2, 3, 4, 5};
+  for (const float temperature : {0.5F, 1.0F, 3.0F})
+    expect_distribution(shares(options_with(temperature)), expected_shares(static_cast<double>(temperature), all));
+  const auto cold = shares(options_with(0.01F));
+  EXPECT_EQ(cold.size(), 1u);
+  EXPECT_TRUE(cold.contains(4));
+}
+
+TEST(Sampler, LargeLogitsDoNotOverflow) {
+  const std::vector<float> logits = {10000, 10001, -30000};
+  expect_distribution(shares(options_with(1), logits), expected_shares(1, {0, 1}, {0, 1}));
+}
+
+TEST(Sampler, TopK) {
+  GenerateOptions options = options_with(1);
+  options.top_k = 1;
+  EXPECT_EQ(shares(options, kLogits, {}, 500).size(), 1u);
+  EXPECT_EQ(Sampler(options).sample(kLogits, {}), 4);
+  options.top_k = 3;
+  expect_distribution(shares(options), expected_shares(1, {4, 1, 3}));
+  options.top_k = 100;  // more than there are
+  expect_distribution(shares(options), expected_shares(1, {0, 1, 2, 3, 4, 5}));
+}
+
+TEST(Sampler, TopP) {
+  // Probabilities in order: 0.43 (4), 0.26 (1), 0.16 (3), 0.06 (0), ...
+  GenerateOptions options = options_with(1);
+  options.top_p = 1e-6F;
+  EXPECT_EQ(shares(options, kLogits, {}, 500).size(), 1u);
+  EXPECT_EQ(Sampler(options).sample(kLogits, {}), 4);
+  options.top_p = 0.5F;  // 0.43 does not reach it, 0.69 does
+  expect_distribution(shares(options), expected_shares(1, {4, 1}));
+  options.top_p = 0.8F;
+  expect_distribution(shares(options), expected_shares(1, {4, 1, 3}));
+  // After top-k the probabilities are those of the tokens left: 0.62 and 0.38.
+  options.top_k = 2;
+  options.top_p = 0.6F;
+  EXPECT_EQ(shares(options, kLogits, {}, 500).size(), 1u);
+}
+
+TEST(Sampler, MinP) {
+  GenerateOptions options = options_with(1);
+  options.min_p = 1;
+  EXPECT_EQ(shares(options, kLogits, {}, 500).size(), 1u);
+  EXPECT_EQ(Sampler(options).sample(kLogits, {}), 4);
+  options.min_p = 0.3F;  // relative to the best: e^-0.5 = 0.61, e^-1 = 0.37, e^-2 = 0.14
+  expect_distribution(shares(options), expected_shares(1, {4, 1, 3}));
+}
+
+TEST(Sampler, RepetitionPenalty) {
+  GenerateOptions options = options_with(0);
+  options.repetition_penalty = 1.5F;
+  Sampler greedy(options);
+  EXPECT_EQ(greedy.sample(kLogits, {}), 4);
+  const std::vector<int32_t> four = {4}, both = {4, 1}, often = {4, 4, 4, 4};
+  EXPECT_EQ(greedy.sample(kLogits, four), 1);   // 2.5 / 1.5 is below 2
+  EXPECT_EQ(greedy.sample(kLogits, both), 4);   // 1.67 against 1.33 and 1.5
+  EXPECT_EQ(greedy.sample(kLogits, often), 1);  // counted once
+  options.repetition_penalty = 1.2F;
+  EXPECT_EQ(Sampler(options).sample(kLogits, often), 4);
+  // Below zero the penalty multiplies.
+  options = options_with(1);
+  options.repetition_penalty = 2;
+  const std::vector<int32_t> two = {2};
+  expect_distribution(shares(options, kLogits, two),
+                      expected_shares(1, {0, 1, 2, 3, 4, 5}, {0.5F, 2.0F, -2.0F, 1.5F, 2.5F, 0.0F}));
+}
+
+TEST(Sampler, SeedsRepeat) {
+  const auto draws = [](std::optional<uint64_t> seed) {
+    GenerateOptions options = options_with(1);
+    options.seed = seed;
+    Sampler sampler(options);
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < 64; ++i) tokens.push_back(sampler.sample(kLogits, {}));
+    return tokens;
+  };
+  EXPECT_EQ(draws(7), draws(7));
+  EXPECT_NE(draws(7), draws(8));
+  EXPECT_NE(draws(std::nullopt), draws(std::nullopt));  // equal once in 10^29
+}
+
+TEST(Sampler, BadValues) {
+  struct Case {
+    void (*change)(GenerateOptions&);
+    const char* expected;
+  };
+  const Case cases[] = {
+      {[](GenerateOptions& o) { o.temperature = -0.1F; }, "--temp -0.1"},
+      {[](GenerateOptions& o) { o.temperature = NAN; }, "--temp nan"},
+      {[](GenerateOptions& o) { o.temperature = INFINITY; }, "--temp inf"},
+      {[](GenerateOptions& o) { o.top_p = 0; }, "--top-p 0"},
+      {[](GenerateOptions& o) { o.top_p = 1.5F; }, "--top-p 1.5"},
+      {[](GenerateOptions& o) { o.top_p = NAN; }, "--top-p nan"},
+      {[](GenerateOptions& o) { o.min_p = -1; }, "--min-p -1"},
+      {[](GenerateOptions& o) { o.min_p = 1.01F; }, "--min-p 1.01"},
+      {[](GenerateOptions& o) { o.repetition_penalty = 0; }, "--repetition-penalty 0"},
+      {[](GenerateOptions& o) { o.repetition_penalty = -1; }, "--repetition-penalty -1"},
+      {[](GenerateOptions& o) { o.repetition_penalty = INFINITY; }, "--repetition-penalty inf"},
+      {[](GenerateOptions& o) { o.top_k = -1; }, "--top-k -1"},
+  };
+  for (const Case& c : cases) {
+    GenerateOptions options;
+    c.change(options);
+    try {
+      const Sampler sampler(options);
+      ADD_FAILURE() << "no error, expected: " << c.expected;
+    } catch (const UsageError& error) {
+      EXPECT_HAS(std::string(error.what()), c.expected);
+      EXPECT_HAS(std::string(error.what()), ": must be ");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace turboquant
