@@ -5,6 +5,7 @@
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "core/random.h"
+#include "io/experts.h"
 #include "quant/affine.h"
 #include "quant/original.h"
 #include "quant/rotation.h"
@@ -28,27 +29,82 @@ Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec) : s
     if (config.contains(key) && !config.at(key).is_null())
       throw Error(source.path().string() + ": config.json has '" + key +
                   "': the model is compressed already; convert the original weights");
-  for (const TensorInfo& tensor : source.tensors()) {
-    Item item{tensor, std::nullopt, std::string(module_of(tensor.name)), "", {}};
-    parameters_ += static_cast<uint64_t>(tensor.shape.elements());
-    const Role role = role_of(tensor.name);
-    if (const std::optional<QuantSpec> quant = spec_for(tensor, role)) {
-      plan_quantized(item, *quant);
-      if (role == Role::linear) {
-        ++linear_layers_;
-        has_experts_ = has_experts_ || expert_stack(item.module) != item.module;
-        linear_weights_ += static_cast<uint64_t>(tensor.shape.elements());
-        for (const TensorInfo& output : item.outputs) linear_bytes_ += output.bytes();
-      }
-    } else {
-      item.outputs.push_back(tensor);
-      if (spec.dtype && is_float(tensor.dtype)) item.outputs.back().dtype = *spec.dtype;
-    }
-    items_.push_back(std::move(item));
-  }
+  items_ = collect();
+  for (Item& item : items_) plan(item);
   if (linear_layers_ == 0)
     throw Error(source.path().string() + ": no linear layer to compress: " +
                 (warnings_.empty() ? "the checkpoint has none that this version knows" : warnings_.front()));
+}
+
+// The tensors of the source; those of experts that the format stacks, together.
+std::vector<Conversion::Item> Conversion::collect() const {
+  std::vector<Item> items;
+  std::map<std::string, std::map<int64_t, TensorInfo>> stacks;
+  for (const TensorInfo& tensor : source_.tensors()) {
+    const std::string stack = expert_stack(tensor.name);
+    if (spec_.linear.method != QuantSpec::Method::tcq16 && stack != tensor.name) {
+      stacks[stack][expert_number(tensor.name)] = tensor;
+    } else {
+      items.emplace_back().sources = {tensor};
+    }
+  }
+  for (const auto& [stack, experts] : stacks) {
+    Item& item = items.emplace_back();
+    item.stacked = true;
+    for (const auto& [expert, tensor] : experts) {
+      if (expert != static_cast<int64_t>(item.sources.size()) || tensor.shape != experts.begin()->second.shape)
+        throw Error(source_.path().string() + ": tensor " + describe(tensor) +
+                    ": experts cannot be stacked: one is missing, or their shapes differ");
+      item.sources.push_back(tensor);
+    }
+  }
+  return items;
+}
+
+// MLX names the stacks of experts switch_mlp, but for gpt-oss, and keeps Mixtral's name of their block.
+std::string Conversion::output_name(std::string_view name) const {
+  if (spec_.linear.method == QuantSpec::Method::tcq16) return std::string(name);
+  std::string result = expert_stack(name);
+  const std::string type = source_.config().value("model_type", "");
+  const auto replace = [&](std::string_view part, std::string_view other) {
+    if (const size_t at = result.find(part); at != result.npos) result.replace(at, part.size(), other);
+  };
+  if (type != "gpt_oss" && result != name) replace(".mlp.experts.", ".mlp.switch_mlp.");
+  if (type == "mixtral") replace(".mlp.", ".block_sparse_moe.");
+  return result;
+}
+
+void Conversion::plan(Item& item) {
+  const TensorInfo& tensor = item.sources.front();
+  const std::string name = output_name(tensor.name);
+  const auto count = static_cast<int64_t>(item.sources.size());
+  item.module = module_of(name);
+  parameters_ += static_cast<uint64_t>(count * tensor.shape.elements());
+  const Role role = role_of(tensor.name);
+  if (const std::optional<QuantSpec> quant = spec_for(tensor, role)) {
+    plan_quantized(item, *quant);
+  } else {
+    item.outputs.push_back({name, tensor.dtype, tensor.shape});
+    if (spec_.dtype && is_float(tensor.dtype)) item.outputs.back().dtype = *spec_.dtype;
+    // The original stores the biases of its layers as fp16.
+    constexpr std::string_view kBias = ".bias";
+    if (spec_.linear.method == QuantSpec::Method::original && tensor.name.ends_with(kBias))
+      if (const TensorInfo* weight = source_.find(tensor.name.substr(0, tensor.name.size() - kBias.size()) + ".weight");
+          weight != nullptr && role_of(weight->name) == Role::linear && spec_.linear.fits(weight->shape.back()))
+        item.outputs.back().dtype = DType::f16;
+  }
+  if (item.stacked)
+    for (TensorInfo& output : item.outputs) {
+      if (output.name.ends_with(".codebook")) continue;  // one for all
+      std::vector<int64_t> dims(output.shape.begin(), output.shape.end());
+      dims.insert(dims.begin(), count);
+      output.shape = Shape(dims);
+    }
+  if (item.quant && role == Role::linear) {
+    linear_layers_ += count;
+    linear_weights_ += static_cast<uint64_t>(count * tensor.shape.elements());
+    for (const TensorInfo& output : item.outputs) linear_bytes_ += output.bytes();
+  }
 }
 
 std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role role) {
@@ -73,7 +129,7 @@ std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role rol
 
 void Conversion::plan_quantized(Item& item, const QuantSpec& quant) {
   item.quant = quant;
-  const int64_t rows = item.source.shape[0], cols = item.source.shape[1];
+  const int64_t rows = item.sources.front().shape[0], cols = item.sources.front().shape[1];
   const std::string& module = item.module;
   const int64_t scales = cols / quant.group_size;
   switch (quant.method) {
@@ -86,7 +142,7 @@ void Conversion::plan_quantized(Item& item, const QuantSpec& quant) {
       item.outputs = {{module + ".weight", DType::u32, {rows, original_words(quant.bits, cols)}},
                       {module + ".scales", DType::f16, {rows, scales}},
                       {module + ".codebook", DType::f16, {int64_t{1} << quant.bits}}};
-      item.site = expert_stack(module);  // a rotation a layer, as there, and one for all its experts
+      item.site = module;  // a rotation a layer, as there, and one for all its experts
       break;
     case QuantSpec::Method::affine:
       item.outputs = {{module + ".weight", DType::u32, {rows, affine_words(quant.bits, cols)}},
@@ -140,7 +196,8 @@ double Conversion::bits_per_weight_linear() const {
 
 void Conversion::run(ThreadPool& pool, const std::function<void(const std::string&, const Tensor&)>& sink) const {
   int64_t total = 0;
-  for (const Item& item : items_) total += static_cast<int64_t>(item.source.bytes());
+  for (const Item& item : items_)
+    for (const TensorInfo& source : item.sources) total += static_cast<int64_t>(source.bytes());
   Progress progress("Quantizing", total, Progress::Unit::bytes);
 
   std::map<std::string, Rotation> rotations;
@@ -157,30 +214,51 @@ void Conversion::run(ThreadPool& pool, const std::function<void(const std::strin
     }
   }
   for (const Item& item : items_) {
-    check_interrupt();
-    const Tensor tensor = source_.read(item.source.name);
-    if (!item.quant) {
-      const TensorInfo& output = item.outputs.front();
-      sink(output.name, output.dtype == tensor.dtype()
-                            ? tensor
-                            : from_float(to_float(tensor).data<float>(), tensor.shape(), output.dtype));
-    } else {
-      const Tensor values = to_float(tensor);
+    std::map<std::string, Tensor> stacks;
+    for (size_t i = 0; i < item.sources.size(); ++i) {
+      check_interrupt();
       const auto rotation = rotations.find(item.site);
-      Weight weight;
-      try {
-        weight = quantize(values.data<float>(), values.dim(0), values.dim(1),
-                          rotation == rotations.end() ? Rotation() : rotation->second, *item.quant, &pool);
-      } catch (const Error& error) {
-        throw Error(source_.path().string() + ": tensor '" + item.source.name + "' " + error.what());
+      for (auto& [name, tensor] :
+           make(item, item.sources[i], rotation == rotations.end() ? Rotation() : rotation->second, pool)) {
+        if (!item.stacked) {
+          sink(name, tensor);
+          continue;
+        }
+        Tensor& stack = stacks[name];
+        const auto output = std::find_if(item.outputs.begin(), item.outputs.end(),
+                                         [&, &wanted = name](const TensorInfo& info) { return info.name == wanted; });
+        if (!stack) stack = Tensor::zeros(output->dtype, output->shape);
+        const size_t offset = output->shape == tensor.shape() ? 0 : i * tensor.bytes();  // a codebook is all experts'
+        std::copy_n(tensor.data<std::byte>(), tensor.bytes(), stack.data<std::byte>() + offset);
       }
-      sink(item.module + ".weight", weight.data);
-      sink(item.module + ".scales", weight.scales);
-      if (weight.codebook) sink(item.module + ".codebook", weight.codebook);
-      if (weight.biases) sink(item.module + ".biases", weight.biases);
+      progress.advance(static_cast<int64_t>(item.sources[i].bytes()));
     }
-    progress.advance(static_cast<int64_t>(item.source.bytes()));
+    for (const auto& [name, stack] : stacks) sink(name, stack);
   }
+}
+
+// What a source becomes: outputs by name, of one expert where they are stacked.
+std::vector<std::pair<std::string, Tensor>> Conversion::make(const Item& item, const TensorInfo& source,
+                                                             const Rotation& rotation, ThreadPool& pool) const {
+  const Tensor tensor = source_.read(source.name);
+  if (!item.quant) {
+    const TensorInfo& output = item.outputs.front();
+    return {{output.name, output.dtype == tensor.dtype()
+                              ? tensor
+                              : from_float(to_float(tensor).data<float>(), tensor.shape(), output.dtype)}};
+  }
+  const Tensor values = to_float(tensor);
+  Weight weight;
+  try {
+    weight = quantize(values.data<float>(), values.dim(0), values.dim(1), rotation, *item.quant, &pool);
+  } catch (const Error& error) {
+    throw Error(source_.path().string() + ": tensor '" + source.name + "' " + error.what());
+  }
+  std::vector<std::pair<std::string, Tensor>> results = {{item.module + ".weight", weight.data},
+                                                         {item.module + ".scales", weight.scales}};
+  if (weight.codebook) results.emplace_back(item.module + ".codebook", weight.codebook);
+  if (weight.biases) results.emplace_back(item.module + ".biases", weight.biases);
+  return results;
 }
 
 namespace {
@@ -217,7 +295,7 @@ class MemoryCheckpoint final : public Checkpoint {
 
 std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion,
                                               ThreadPool& pool) {
-  return std::make_unique<MemoryCheckpoint>(source, conversion, pool);
+  return separate_experts(std::make_unique<MemoryCheckpoint>(source, conversion, pool));
 }
 
 }  // namespace turboquant

@@ -1,4 +1,5 @@
-// Conversion is a function from weights to weights: it walks tensors, never a model, and holds one tensor at a time.
+// Conversion is a function from weights to weights: it walks tensors, never a model, and holds one tensor at a time
+// (in the formats of others, which stack experts, the same matrix of all experts of a layer).
 #pragma once
 
 #include <functional>
@@ -35,8 +36,6 @@ class Conversion {
   /// Warnings: layers that stay as they are because their width does not fit.
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t linear_layers() const { return linear_layers_; }
-  /// True for a mixture of experts. The formats of others stack experts, which files made here do not.
-  bool has_experts() const { return has_experts_; }
   uint64_t parameters() const { return parameters_; }
   /// Bits a weight of the compressed linear layers, without the signs that layers share.
   double bits_per_weight_linear() const;
@@ -46,13 +45,19 @@ class Conversion {
 
  private:
   struct Item {
-    TensorInfo source;
+    std::vector<TensorInfo> sources;  // one, or the same tensor of each expert, which `outputs` stack
+    bool stacked = false;
     std::optional<QuantSpec> quant;  // none: stays
     std::string module, site;        // of a quantized one
     std::vector<TensorInfo> outputs;
   };
 
+  std::vector<Item> collect() const;
+  void plan(Item& item);
   void plan_quantized(Item& item, const QuantSpec& quant);
+  std::string output_name(std::string_view name) const;
+  std::vector<std::pair<std::string, Tensor>> make(const Item& item, const TensorInfo& source, const Rotation& rotation,
+                                                   ThreadPool& pool) const;
   std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role);
 
   const Checkpoint& source_;
@@ -61,7 +66,6 @@ class Conversion {
   std::map<std::string, int64_t> sites_;  // signs to write: name -> width
   std::vector<std::string> warnings_;
   int64_t linear_layers_ = 0;
-  bool has_experts_ = false;
   uint64_t parameters_ = 0, linear_weights_ = 0, linear_bytes_ = 0;
 };
 

@@ -90,9 +90,6 @@ ConvertResult convert(const ConvertOptions& options) {
   TemporaryFolder folder(output);
 
   const Conversion conversion(*source, spec);
-  if (options.format != "tcq16" && conversion.has_experts())
-    throw Error(options.model + ": a mixture of experts cannot be written with --format " + options.format +
-                "; use --format tcq16");
   for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
   ConvertResult result;
   result.parameters = conversion.parameters();

@@ -1,6 +1,8 @@
 #include "nn/roles.h"
 
 #include <array>
+#include <charconv>
+#include <utility>
 
 namespace turboquant {
 namespace {
@@ -27,6 +29,16 @@ constexpr std::array<Row, 12> kLinears{{
 
 std::string_view last_part(std::string_view path) { return path.substr(path.rfind('.') + 1); }
 
+// Where the number of an expert stands in a name; nowhere if both are equal.
+std::pair<size_t, size_t> expert_digits(std::string_view module) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t at = module.rfind(kExperts);
+  if (at == module.npos) return {0, 0};
+  const size_t begin = at + kExperts.size(), end = module.find_first_not_of("0123456789", begin);
+  if (end == begin || end == module.npos || module[end] != '.') return {0, 0};
+  return {begin, end};
+}
+
 }  // namespace
 
 std::string_view module_of(std::string_view tensor) {
@@ -44,12 +56,17 @@ Role role_of(std::string_view tensor) {
 }
 
 std::string expert_stack(std::string_view module) {
-  constexpr std::string_view kExperts = ".experts.";
-  const size_t at = module.rfind(kExperts);
-  if (at == module.npos) return std::string(module);
-  const size_t number = at + kExperts.size(), end = module.find_first_not_of("0123456789", number);
-  if (end == number || end == module.npos || module[end] != '.') return std::string(module);
-  return std::string(module.substr(0, number)) + std::string(module.substr(end + 1));
+  const auto [begin, end] = expert_digits(module);
+  if (begin == end) return std::string(module);
+  return std::string(module.substr(0, begin)) + std::string(module.substr(end + 1));
+}
+
+int64_t expert_number(std::string_view module) {
+  const auto [begin, end] = expert_digits(module);
+  if (begin == end) return -1;
+  int64_t number = 0;
+  std::from_chars(module.data() + begin, module.data() + end, number);
+  return number;
 }
 
 std::string input_site(std::string_view module) {

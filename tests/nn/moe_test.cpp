@@ -71,6 +71,8 @@ TEST(Roles, Experts) {
   EXPECT_EQ(expert_stack("model.layers.1.mlp.down_proj"), "model.layers.1.mlp.down_proj");
   EXPECT_EQ(expert_stack("model.layers.1.mlp.experts.down_proj"), "model.layers.1.mlp.experts.down_proj");
   EXPECT_EQ(expert_stack("mlp.experts.12"), "mlp.experts.12");
+  EXPECT_EQ(expert_number("model.layers.1.mlp.experts.12.down_proj"), 12);
+  EXPECT_EQ(expert_number("model.layers.1.mlp.down_proj"), -1);
   EXPECT_EQ(input_site("model.layers.1.mlp.experts.12.gate_proj"), "model.layers.1.mlp.gate_up");
   EXPECT_EQ(input_site("model.layers.1.mlp.shared_expert.up_proj"), "model.layers.1.mlp.gate_up");
   EXPECT_EQ(input_site("model.layers.1.mlp.up_proj"), "model.layers.1.mlp.gate_up");
