@@ -8,7 +8,9 @@
 namespace turboquant {
 namespace {
 
-Tensor tensor_of(const std::vector<float>& values, Shape shape) { return from_float(values.data(), shape, DType::f32); }
+Tensor tensor_of(const std::vector<float>& values, Shape shape) {
+  return values.empty() ? Tensor::zeros(DType::f32, shape) : from_float(values.data(), shape, DType::f32);
+}
 
 std::vector<float> values_of(const Tensor& tensor) {
   return {tensor.data<float>(), tensor.data<float>() + tensor.elements()};

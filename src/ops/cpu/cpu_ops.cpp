@@ -132,7 +132,7 @@ Tensor CpuOps::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::
   const int64_t dim = head_dim == 0 ? 2 * half : head_dim;
   if (half < 1 || dim < 2 * half || x.dim(1) % dim != 0)
     throw Error("rope: x " + to_string(x.shape()) + " does not consist of heads of " + std::to_string(dim) +
-                ", of which " + std::to_string(2 * half) + " values turn, twice the width of cos");
+                (head_dim == 0 ? ", " : ", at least ") + "twice the width of cos");
   const int64_t heads = x.dim(1) / dim;
   for (const int32_t position : positions) expect_below(position, cos.dim(0), "rope", "a position");
   Tensor out = arena_.allocate(DType::f32, x.shape());
