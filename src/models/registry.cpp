@@ -73,9 +73,9 @@ ModelInfo model_info(const nlohmann::json& whole_config, const std::string& wher
   if (attention.n_heads % attention.n_kv_heads != 0)
     throw Error(where + ": config.json: 'num_attention_heads' is no multiple of 'num_key_value_heads'");
   attention.head_dim = config_integer_or(config, where, "head_dim", info.hidden_size / attention.n_heads);
-  if (attention.head_dim < 2 || attention.head_dim % 2 != 0)
+  if (attention.head_dim < 16 || attention.head_dim % 16 != 0)
     throw Error(where + ": config.json: 'head_dim' is " + std::to_string(attention.head_dim) +
-                "; rotary positions need an even number above 0");
+                "; attention needs a multiple of 16");
   attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
   for (int64_t i = 0; i < info.n_layers; ++i)
     if (!is_linear_attention(config, where, i)) ++info.attention_layers;

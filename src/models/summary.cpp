@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "io/config.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -25,8 +26,9 @@ std::pair<std::string, uint64_t> describe_matrix(const Checkpoint& checkpoint, c
         return {bits == 8 ? "int8 rows" : "TCQ16 " + std::to_string(bits) + " bits",
                 static_cast<uint64_t>(scales->shape[0] * tensor.shape[1] * kGroup)};
   if (scales != nullptr && tensor.dtype == DType::u32) {
-    const nlohmann::json quantization = checkpoint.config().value("quantization", nlohmann::json::object());
-    const auto group = quantization.value("group_size", int64_t{64});
+    const std::string where = checkpoint.path().string();
+    const int64_t group =
+        config_integer_or(config_object(checkpoint.config(), where, "quantization"), where, "group_size", 64);
     return {(checkpoint.find(module + ".codebook") != nullptr ||
              checkpoint.find(expert_stack(module) + ".codebook") != nullptr)
                 ? "TurboQuant (original)"

@@ -44,7 +44,8 @@ class MemoryModel final : public Checkpoint {
 };
 
 /// A random model of 3 layers with the names that its architecture's checkpoints have.
-inline MemoryModel make_expert_model(const std::string& architecture, const nlohmann::json& changes = nlohmann::json::object()) {
+inline MemoryModel make_expert_model(const std::string& architecture,
+                                     const nlohmann::json& changes = nlohmann::json::object()) {
   const bool mixtral = architecture == "mixtral", moe = mixtral || architecture == "qwen3_moe";
   nlohmann::json config = {{"model_type", architecture},
                            {"hidden_size", 64},

@@ -109,7 +109,7 @@ TEST(Rope, GrowingTables) {
 }
 
 TEST(Rope, UnknownTypes) {
-  for (const char* type : {"yarn", "dynamic", "longrope", ""})
+  for (const char* type : {"dynamic", "longrope", ""})
     EXPECT_HAS(error_of([&] {
                  Rope({{"rope_scaling", {{"rope_type", type}}}}, "m", 16);
                }),
