@@ -22,7 +22,8 @@ bool has_experts(const nlohmann::json& config, const std::string& where, int64_t
 
 std::optional<MoeShape> moe_shape(const nlohmann::json& config, const std::string& where,
                                   const std::string& architecture, int64_t layer) {
-  const bool qwen = architecture == "qwen2_moe" || architecture == "qwen3_moe";
+  const bool qwen35 = architecture == "qwen3_5_moe" || architecture == "qwen3_5_moe_text";
+  const bool qwen = qwen35 || architecture == "qwen2_moe" || architecture == "qwen3_moe";
   if (!qwen && architecture != "mixtral" && architecture != "gpt_oss") return std::nullopt;
   if (qwen && !has_experts(config, where, layer)) return std::nullopt;
   MoeShape shape;
@@ -33,8 +34,8 @@ std::optional<MoeShape> moe_shape(const nlohmann::json& config, const std::strin
   if (shape.per_token > shape.experts)
     throw Error(where + ": config.json: 'num_experts_per_tok' is " + std::to_string(shape.per_token) + " of only " +
                 std::to_string(shape.experts) + " experts");
-  shape.normalize = qwen ? config_bool_or(config, where, "norm_topk_prob", false) : true;
-  if (architecture == "qwen2_moe")
+  shape.normalize = qwen ? config_bool_or(config, where, "norm_topk_prob", qwen35) : true;
+  if (qwen35 || architecture == "qwen2_moe")
     shape.shared_intermediate_size = config_integer(config, where, "shared_expert_intermediate_size");
   if (architecture == "gpt_oss") {
     shape.routing = MoeShape::Routing::choose_first;

@@ -2,6 +2,7 @@
 
 #include "io/config.h"
 #include "models/batch.h"
+#include "models/experts.h"
 
 namespace turboquant {
 namespace {
@@ -52,7 +53,10 @@ Qwen35Model::Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops,
       layer.attention =
           GatedAttention::load(loader, path + ".self_attn", info_.hidden_size, info_.attention, eps_, offset);
     layer.post_attention_norm = loader.norm(path + ".post_attention_layernorm.weight", info_.hidden_size, offset);
-    layer.mlp = Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size);
+    if (const auto experts = moe_shape(config, where, info_.architecture, i))
+      layer.mlp = MoeMlp::load(loader, path + ".mlp", *experts);
+    else
+      layer.mlp = Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size);
     layers_.push_back(std::move(layer));
   }
   norm_ = loader.norm("model.norm.weight", info_.hidden_size, offset);
@@ -72,7 +76,8 @@ Tensor Qwen35Model::forward(std::span<const SequenceTokens> sequences) {
     const Tensor normed = ops_->rms_norm(x, layer.input_norm, eps_);
     x = ops_->add(x, layer.linear ? layer.linear->forward(*ops_, normed, step, i)
                                   : layer.attention->forward(*ops_, normed, step, rope_, i));
-    x = ops_->add(x, layer.mlp.forward(*ops_, ops_->rms_norm(x, layer.post_attention_norm, eps_), options_.exact));
+    const Tensor inner = ops_->rms_norm(x, layer.post_attention_norm, eps_);
+    x = ops_->add(x, std::visit([&](const auto& mlp) { return mlp.forward(*ops_, inner, options_.exact); }, layer.mlp));
   }
   ops_->begin_scope();
   if (batch.wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});

@@ -1,14 +1,16 @@
-// Qwen3.5, dense: layers of linear attention by the gated delta rule, every so often one of full attention with an
-// output gate; RMS norms around 1, SwiGLU, tied or untied head. Reads Hugging Face's text and hub layouts, and
-// mlx-lm's.
+// Qwen3.5, dense or with experts: layers of linear attention by the gated delta rule, every so often one of full
+// attention with an output gate; RMS norms around 1, SwiGLU, tied or untied head. Reads Hugging Face's text and hub
+// layouts, and mlx-lm's.
 #pragma once
 
 #include <optional>
+#include <variant>
 
 #include "models/model.h"
 #include "nn/gated_attention.h"
 #include "nn/gated_delta.h"
 #include "nn/mlp.h"
+#include "nn/moe.h"
 
 namespace turboquant {
 
@@ -26,7 +28,7 @@ class Qwen35Model final : public Model {
     std::optional<GatedDelta> linear;         // model.layers.N.linear_attn
     std::optional<GatedAttention> attention;  // or model.layers.N.self_attn
     Tensor post_attention_norm;               // model.layers.N.post_attention_layernorm.weight
-    Mlp mlp;                                  // model.layers.N.mlp
+    std::variant<Mlp, MoeMlp> mlp;            // model.layers.N.mlp
   };
 
   Linear embedding_;  // model.embed_tokens

@@ -20,7 +20,7 @@ struct Row {
   std::unique_ptr<Model> (*make)(const Checkpoint&, std::shared_ptr<Ops>, const ModelOptions&);
 };
 
-constexpr std::array<Row, 10> kArchitectures{{
+constexpr std::array<Row, 12> kArchitectures{{
     {"llama", make<LlamaModel>},
     {"mistral", make<LlamaModel>},    // sliding window
     {"qwen2", make<LlamaModel>},      // biases of q, k and v; sliding window in some layers of some models
@@ -31,6 +31,8 @@ constexpr std::array<Row, 10> kArchitectures{{
     {"gpt_oss", make<LlamaModel>},    // sinks, alternating windows, experts with biases and a clamped SwiGLU
     {"qwen3_5", make<Qwen35Model>},   // linear attention in most layers; nested under text_config
     {"qwen3_5_text", make<Qwen35Model>},
+    {"qwen3_5_moe", make<Qwen35Model>},  // with experts and a shared one
+    {"qwen3_5_moe_text", make<Qwen35Model>},
 }};
 
 const Row& row_of(const nlohmann::json& config, const std::string& where) {
@@ -64,7 +66,8 @@ ModelInfo model_info(const nlohmann::json& whole_config, const std::string& wher
   info.architecture = row_of(whole_config, where).model_type;
   info.n_layers = config_integer(config, where, "num_hidden_layers");
   info.hidden_size = config_integer(config, where, "hidden_size");
-  info.intermediate_size = config_integer(config, where, "intermediate_size");
+  const bool only_experts = !config.contains("intermediate_size") && config.contains("moe_intermediate_size");
+  info.intermediate_size = config_integer(config, where, only_experts ? "moe_intermediate_size" : "intermediate_size");
   info.vocab_size = config_integer(config, where, "vocab_size");
   info.max_context = config_integer_or(config, where, "max_position_embeddings", 2048);
   AttentionShape& attention = info.attention;

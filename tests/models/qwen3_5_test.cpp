@@ -9,7 +9,7 @@
 namespace turboquant {
 namespace {
 
-const char* const kLayouts[] = {"micro/qwen3_5", "micro/qwen3_5_hub"};
+const char* const kLayouts[] = {"micro/qwen3_5", "micro/qwen3_5_hub", "micro/qwen3_5_moe_hub"};
 
 TEST(Qwen35, LogitsOfBothLayouts) {
   for (const char* layout : kLayouts) {
@@ -54,8 +54,8 @@ TEST(Qwen35, LogitsOfAModelThatTheOriginalCompressed) {
 }
 
 TEST(Qwen35, CutsAndBatchesDoNotMatter) {
-  const auto checkpoint = open_checkpoint(kTestData / "micro/qwen3_5");
-  expect_batch_invariance(*checkpoint, true, DType::f32);
+  for (const char* name : {"micro/qwen3_5", "micro/qwen3_5_moe_hub"})
+    expect_batch_invariance(*open_checkpoint(kTestData / name), true, DType::f32);
 }
 
 TEST(Qwen35, LayerTypesMayFollowFromTheInterval) {
