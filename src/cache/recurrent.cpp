@@ -3,6 +3,7 @@
 namespace turboquant {
 
 // A model that asks its cache for a kind of attention that it did not make it for is at fault, not the input.
+// NOLINTBEGIN(performance-unnecessary-value-param): the signature is that of the kinds that do write `out`
 void LayerCache::attend(Ops& /*ops*/, const Tensor& /*q*/, const Tensor& /*k*/, const Tensor& /*v*/,
                         const AttentionShape& /*shape*/, Tensor /*out*/) {
   throw Error("this layer's cache keeps no keys and values");
@@ -12,6 +13,7 @@ void LayerCache::recur(Ops& /*ops*/, const Tensor& /*qkv*/, const Tensor& /*conv
                        const DeltaShape& /*shape*/, Tensor /*out*/) {
   throw Error("this layer's cache keeps no state of linear attention");
 }
+// NOLINTEND(performance-unnecessary-value-param)
 
 namespace {
 

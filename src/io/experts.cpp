@@ -82,7 +82,7 @@ class Experts final : public Checkpoint {
     const TensorInfo* info = find(name);
     if (info == nullptr) throw Error(path_.string() + ": no tensor " + quote(name));
     const Part& part = parts_[static_cast<size_t>(info - tensors_.data())];
-    const Tensor source = source_->read(part.source);
+    Tensor source = source_->read(part.source);
     switch (part.how) {
       case Part::How::whole:
         return source;

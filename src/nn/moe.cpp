@@ -165,7 +165,7 @@ Tensor MoeMlp::forward(Ops& ops, const Tensor& x, bool exact) const {
   }
   second.run();
 
-  const Tensor y = ops.weighted_rows(down, routes.rows, routes.weights, shape.per_token);
+  Tensor y = ops.weighted_rows(down, routes.rows, routes.weights, shape.per_token);
   if (!shared) return y;
   std::vector<float> counts(static_cast<size_t>(tokens));
   for (size_t t = 0; t < counts.size(); ++t) counts[t] = 1.0F / (1.0F + std::exp(-decisions[1].data<float>()[t]));
