@@ -65,6 +65,9 @@ ModelInfo model_info(const nlohmann::json& whole_config, const std::string& wher
   ModelInfo info;
   info.architecture = row_of(whole_config, where).model_type;
   info.n_layers = config_integer(config, where, "num_hidden_layers");
+  constexpr int64_t kMostLayers = 10'000;  // far above any model; what follows counts them one by one
+  if (info.n_layers > kMostLayers)
+    throw Error(where + ": config.json: 'num_hidden_layers' is out of range: " + std::to_string(info.n_layers));
   info.hidden_size = config_integer(config, where, "hidden_size");
   const bool only_experts = !config.contains("intermediate_size") && config.contains("moe_intermediate_size");
   info.intermediate_size = config_integer(config, where, only_experts ? "moe_intermediate_size" : "intermediate_size");
