@@ -1,6 +1,7 @@
 #include "models/llama.h"
 
 #include "io/config.h"
+#include "models/batch.h"
 #include "models/experts.h"
 
 namespace turboquant {
@@ -58,25 +59,13 @@ LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, c
   head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
 }
 
-Tensor LlamaModel::forward(std::span<const SequenceTokens> batch) {
-  std::vector<int32_t> tokens, positions, wanted;
-  std::vector<SequenceRows> sequences;
-  for (const SequenceTokens& sequence : batch) {
-    const int64_t begin = static_cast<int64_t>(tokens.size()), start = sequence.cache->length();
-    const auto count = static_cast<int64_t>(sequence.tokens.size());
-    if (start + count > info_.max_context)
-      throw Error("the text is longer than the model's context of " + std::to_string(info_.max_context) + " tokens");
-    tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
-    for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(start + i));
-    for (int64_t i = sequence.logits_from; i < count; ++i) wanted.push_back(static_cast<int32_t>(begin + i));
-    sequences.push_back({sequence.cache, begin, begin + count});
-    rope_.reserve(start + count);
-  }
-  if (tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
-  const Step step{sequences, positions, options_.exact};
+Tensor LlamaModel::forward(std::span<const SequenceTokens> parts) {
+  const Batch batch(parts, info_.max_context, rope_);
+  if (batch.tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
+  const Step step{batch.sequences, batch.positions, options_.exact};
 
   ops_->begin_scope();
-  Tensor x = ops_->embedding(embedding_.weight, embedding_.rotation, tokens);  // [tokens, hidden_size]
+  Tensor x = ops_->embedding(embedding_.weight, embedding_.rotation, batch.tokens);  // [tokens, hidden_size]
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     ops_->begin_scope();
@@ -86,8 +75,8 @@ Tensor LlamaModel::forward(std::span<const SequenceTokens> batch) {
                   std::visit([&](const auto& mlp) { return mlp.forward(*ops_, normed, options_.exact); }, layer.mlp));
   }
   ops_->begin_scope();
-  if (wanted.size() != tokens.size()) x = ops_->gather_rows(x, wanted);
-  if (wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
+  if (batch.wanted.size() != batch.tokens.size()) x = ops_->gather_rows(x, batch.wanted);
+  if (batch.wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
   return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
 }
 
