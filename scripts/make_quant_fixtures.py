@@ -5,7 +5,9 @@ Needs numpy, and these as arguments:
   GOLDEN     a folder of checkpoints converted by the original with PYTHONHASHSEED=0: llama-3b-g64 and so on
   SOURCE     the checkpoint that they were converted from (a small Llama)
 
-    python scripts/make_quant_fixtures.py REFERENCE GOLDEN SOURCE tests/data/quant
+  CACHE      a safetensors file of what the original's KV cache holds and gives back: dD.bB.keys_packed and so on
+
+    python scripts/make_quant_fixtures.py REFERENCE GOLDEN SOURCE CACHE tests/data/quant
 
 A fixture is a sequence of arrays, each a line "name dtype dim dim ..." and then its little-endian bytes.
 """
@@ -70,6 +72,30 @@ def original(orig, golden, source):
     return arrays
 
 
+def kv(fr):
+    """Random vectors and the relative error that the reference codes them with."""
+    x = np.random.default_rng(64).standard_normal((64, 64)).astype(np.float32)
+    arrays = {"x": x}
+    for bits in (2, 3, 4):
+        y = fr.kv_decode(*fr.kv_encode(x, bits), bits)
+        arrays |= {f"table{bits}": fr.KV_TABLE[bits].astype(np.float32),
+                   f"error{bits}": np.array([((x - y) ** 2).sum() / (x ** 2).sum()], np.float32)}
+    return arrays
+
+
+def kv_original(orig, cache):
+    """Vectors of 5 tokens of 2 heads as the original's cache holds them (rows: head, token) and gives them back."""
+    arrays = {}
+    for name, a in orig.st_load(cache).items():
+        if name.startswith("d256"):
+            continue
+        if name.endswith("signs"):
+            arrays[name] = a.astype(np.float32)
+        else:
+            arrays[name] = a.reshape(-1, a.shape[-1])
+    return arrays
+
+
 def affine_encode(w, bits, group):
     """MLX's rule, one group at a time, in float32."""
     f32 = np.float32
@@ -116,7 +142,7 @@ def affine():
 
 
 def main():
-    reference, golden, source, out = sys.argv[1:5]
+    reference, golden, source, cache, out = sys.argv[1:6]
     sys.path.insert(0, reference)
     import format_reference as fr
     import original_reference as orig
@@ -126,6 +152,8 @@ def main():
     write(os.path.join(out, "hadamard.bin"), hadamard(orig))
     write(os.path.join(out, "original.bin"), original(orig, golden, source))
     write(os.path.join(out, "affine.bin"), affine())
+    write(os.path.join(out, "kv.bin"), kv(fr))
+    write(os.path.join(out, "kv_original.bin"), kv_original(orig, cache))
 
 
 if __name__ == "__main__":

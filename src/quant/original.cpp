@@ -62,7 +62,7 @@ Tensor original_codebook(int bits) {
 
 void original_encode_rows(int bits, int64_t group_size, const float* w, int64_t rows, int64_t cols, uint32_t* words,
                           uint16_t* scales) {
-  check_shape(bits, group_size, rows, cols);
+  if (group_size < 1 || group_size > 128 || cols % group_size != 0) check_shape(bits, group_size, rows, cols);
   const HalfCodebook& half = half_codebook(bits);
   const int count = (1 << bits) - 1, positive = count / 2;
   float boundaries[15] = {};

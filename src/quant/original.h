@@ -20,7 +20,8 @@ constexpr int64_t original_words(int bits, int64_t cols) {
 /// The centroids, F16 [2^bits], ascending. bits: 2, 3, 4 (Error if not).
 Tensor original_codebook(int bits);
 
-/// Encodes rotated rows on the calling thread. w: [rows][cols], finite, cols a multiple of group_size (32, 64, 128);
+/// Encodes rotated rows on the calling thread. w: [rows][cols], finite, cols a multiple of group_size (32, 64, 128; of
+/// KV caches also 8 and 16);
 /// words: [rows][original_words]; scales: fp16 [rows][cols / group_size]. Error for other sizes.
 void original_encode_rows(int bits, int64_t group_size, const float* w, int64_t rows, int64_t cols, uint32_t* words,
                           uint16_t* scales);

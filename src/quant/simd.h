@@ -50,6 +50,7 @@ struct PortableSimd {
   }
   static Int select_int(Mask mask, Int a, Int b) { return (mask & a) | (~mask & b); }
   static Mask select_mask(Mask mask, Mask a, Mask b) { return select_int(mask, a, b); }
+  static Mask exclusive_or(Mask a, Mask b) { return a ^ b; }
   /// a | (mask ? b : 0)
   static Int or_masked(Int a, Mask mask, Int b) { return a | (mask & b); }
   /// table [16] at each lane's index 0..15
@@ -95,6 +96,7 @@ struct Avx2Simd {
     return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(b), _mm256_castsi256_ps(a), mask));
   }
   static Mask select_mask(Mask mask, Mask a, Mask b) { return _mm256_blendv_ps(b, a, mask); }
+  static Mask exclusive_or(Mask a, Mask b) { return _mm256_xor_ps(a, b); }
   static Int or_masked(Int a, Mask mask, Int b) {
     return _mm256_or_si256(a, _mm256_and_si256(_mm256_castps_si256(mask), b));
   }
@@ -143,6 +145,7 @@ struct Avx512Simd {
   static Float select(Mask mask, Float a, Float b) { return _mm512_mask_blend_ps(mask, b, a); }
   static Int select_int(Mask mask, Int a, Int b) { return _mm512_mask_blend_epi32(mask, b, a); }
   static Mask select_mask(Mask mask, Mask a, Mask b) { return static_cast<Mask>((mask & a) | (~mask & b)); }
+  static Mask exclusive_or(Mask a, Mask b) { return static_cast<Mask>(a ^ b); }
   static Int or_masked(Int a, Mask mask, Int b) { return _mm512_mask_or_epi32(a, mask, a, b); }
   static Float lookup16(const float* table, Int index) { return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table)); }
   static void store_bytes(uint8_t* p, Int v) {
