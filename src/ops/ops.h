@@ -12,6 +12,7 @@
 
 #include "core/tensor.h"
 #include "core/thread_pool.h"
+#include "quant/kv.h"
 #include "quant/weight.h"
 
 namespace turboquant {
@@ -68,6 +69,17 @@ struct KvPages {
   int64_t length = 0;                 // tokens in all pages
 };
 
+/// Keys and values of one layer of one sequence in blocks of kKvBlockTokens, all but the newest compressed. The layout
+/// of exact and of first tokens is the backend's, that of compressed blocks the format's (quant/kv.h).
+struct KvBlocks {
+  const KvCode* code = nullptr;
+  const std::byte* first = nullptr;  // exact keys and values of the first kKvFirstTokens; null if nothing is compressed
+  std::span<const std::byte* const> compressed;  // each kv_head_bytes times the KV heads
+  std::span<std::byte* const> exact;             // the blocks behind them, each of ops.exact_block_bytes()
+  int64_t length = 0;                            // tokens in all blocks
+};
+constexpr int64_t kKvFirstTokens = 16;
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -123,6 +135,19 @@ class Ops {
   /// Causal attention of one sequence: query i of `queries` F32 [tokens, n_heads * head_dim] sees the positions up to
   /// cache.length - tokens + i, within its window. Writes `out`, of the same shape.
   virtual void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) = 0;
+
+  /// Bytes of an exact block of a compressed cache, and of its first tokens.
+  virtual size_t exact_block_bytes(const AttentionShape& shape) const = 0;
+  virtual size_t first_tokens_bytes(const AttentionShape& shape) const = 0;
+  /// As append_kv(), to the exact blocks.
+  virtual void append_blocks(const Tensor& keys, const Tensor& values, const AttentionShape& shape,
+                             const KvBlocks& cache) = 0;
+  /// Compresses a full exact block. If `first` is given, the block is the first of all, and its first tokens are kept.
+  virtual void compress_block(const std::byte* exact, const AttentionShape& shape, const KvCode& code,
+                              std::byte* compressed, std::byte* first) = 0;
+  /// As attention(), without a window. The queries lie behind all compressed tokens.
+  virtual void attention_blocks(const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache,
+                                Tensor out) = 0;
 
   /// Causal convolution over the tokens of one sequence, each channel for itself, and SiLU. x F32 [tokens, channels],
   /// weight F32 [taps, channels] (the last tap is the token's own). `state` F32 [taps - 1, channels] holds the inputs

@@ -9,6 +9,7 @@
 
 #include "core/half.h"
 #include "quant/kv_kernel.h"
+#include "quant/rotation.h"
 #include "turboquant/error.h"
 
 namespace turboquant {
@@ -160,6 +161,13 @@ KvBits parse_kv_bits(const std::string& text) {
   throw UsageError("--kv-bits " + text + ": use 2, 3, 4 or 8, or one for keys and one for values such as k4v3");
 }
 
+KvCode make_kv_code(KvBits bits, int64_t head_dim) {
+  check(bits.keys, head_dim);
+  check(bits.values, head_dim);
+  constexpr uint64_t kKeySeed = 42, kValueSeed = 43;  // part of the format
+  return {bits, make_rotation(head_dim, kKeySeed), make_rotation(head_dim, kValueSeed)};
+}
+
 const int8_t* kv_levels(int bits) { return bits == 2 ? kTable2.data() : bits == 3 ? kTable3.data() : kTable4.data(); }
 
 float kv_unit(int bits) {
@@ -193,8 +201,8 @@ void kv_encode_at(CpuLevel level, KvSide side, int bits, const float* x, int64_t
       search(bits, dim, table, lanes);
       pack_lanes(side, bits, lanes, group, dim, out);
       for (int64_t r = 0; r < kKvLanes; ++r)
-        scales[group * kKvLanes + r] =
-            float_to_half(static_cast<float>(rms[r] * static_cast<double>(lanes.dot[r] / lanes.norm[r])));
+        scales[group * kKvLanes + r] = float_to_half(
+            static_cast<float>(rms[r] * std::max(0.0, static_cast<double>(lanes.dot[r] / lanes.norm[r]))));
     }
   }
   std::memcpy(out + kv_scales_offset(bits, dim), scales, sizeof scales);

@@ -23,6 +23,7 @@
 #include <string>
 
 #include "core/cpu.h"
+#include "quant/weight.h"
 
 namespace turboquant {
 
@@ -42,6 +43,13 @@ struct KvBits {
 std::string name(const KvBits& bits);
 /// From "k4v3", or "3" for both. UsageError for anything else.
 KvBits parse_kv_bits(const std::string& text);
+
+/// How a model's caches are compressed: the same rotations for all heads of all layers.
+struct KvCode {
+  KvBits bits;
+  Rotation keys, values;  // of a head
+};
+KvCode make_kv_code(KvBits bits, int64_t head_dim);
 
 /// Places of one side's planes in a block, in bytes.
 constexpr int64_t kv_top_offset(int bits, int64_t dim) { return bits >= 3 ? 16 * dim : 0; }

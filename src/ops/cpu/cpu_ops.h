@@ -39,6 +39,14 @@ class CpuOps final : public Ops {
   void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) override;
   void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) override;
 
+  size_t exact_block_bytes(const AttentionShape& shape) const override;
+  size_t first_tokens_bytes(const AttentionShape& shape) const override;
+  void append_blocks(const Tensor& keys, const Tensor& values, const AttentionShape& shape,
+                     const KvBlocks& cache) override;
+  void compress_block(const std::byte* exact, const AttentionShape& shape, const KvCode& code, std::byte* compressed,
+                      std::byte* first) override;
+  void attention_blocks(const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache, Tensor out) override;
+
   void conv1d(const Tensor& x, const Tensor& weight, Tensor state, Tensor out) override;
   void gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, Tensor state,
                    Tensor out) override;

@@ -4,11 +4,10 @@
 #include "core/simd.h"
 #include "core/unroll.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cpu/online_softmax.h"
 
 namespace turboquant {
 namespace {
-
-constexpr int64_t kWidth = Floats::kWidth;
 
 void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
   Floats squares = Floats::zero();
@@ -214,14 +213,6 @@ void dense(const void* weight, int64_t rows, int64_t cols, const float* x, int64
 // updates the running maximum once. Blocks lie at fixed places of the context, and tokens that a row may not see add
 // exact zeros, so a row's result does not depend on the rows beside it or on how the prompt was cut.
 constexpr int kBlockTokens = 64;
-
-/// e^(before - after), 0 where there was nothing before.
-inline float exp_difference(float before, float after) {
-  if (before <= kNoScore) return 0.0F;
-  alignas(64) float result[kWidth];
-  exp(Floats::all(before - after)).store(result);
-  return result[0];
-}
 
 template <typename Load, int kRows>
 void attend_rows(const AttendPage& page, int first) {

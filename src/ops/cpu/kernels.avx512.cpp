@@ -207,6 +207,7 @@ constinit const Kernels kAvx512Kernels = {
     .scale_tile = scale_tile,
     .attend_page_f16 = attend_page<LoadF16>,
     .attend_page_f32 = attend_page<LoadF32>,
+    .attend_blocks = attend_blocks_avx512,
     .attend_merge = attend_merge,
     .conv1d = conv1d,
     .gated_delta = gated_delta,

@@ -26,6 +26,23 @@ struct AttendPage {
   const int64_t* hidden = nullptr;
 };
 
+/// Some blocks of a layer's compressed keys and values (quant/kv.h), for one KV head and some query rows that share it.
+struct AttendBlocks {
+  int key_bits, value_bits;
+  int64_t head_dim;              // a multiple of 16, at most kKvMaxHeadDim
+  int64_t count;                 // blocks, in the order of their tokens
+  const uint8_t* const* blocks;  // [count] -> keys and then values of this head
+  int64_t hidden;                // how many of the first block's first tokens are not seen, fewer than 64
+  int64_t rows;                  // query rows, at most kAttendRows; each sees all else
+  const int8_t* const* q;        // [rows] -> [head_dim], in the basis of the keys
+  const float* q_scale;          // [rows] a score is q_scale * sum(q * key)
+  const int32_t* q_sum;          // [rows] sum of q
+  // Result of every row as in AttendPage; the values in the basis that they are stored in.
+  float* maximum;
+  float* sum;
+  float* const* values_sum;
+};
+
 /// Some columns of the memory of one head, over the tokens of one sequence.
 struct DeltaColumns {
   int64_t tokens, key_dim, columns;
@@ -94,6 +111,7 @@ struct Kernels {
 
   void (*attend_page_f16)(const AttendPage& page);
   void (*attend_page_f32)(const AttendPage& page);
+  void (*attend_blocks)(const AttendBlocks& blocks);
   /// Merges a page's result into the running one of the same row. Pages are merged in order, whoever computed them.
   void (*attend_merge)(float* maximum, float* sum, float* values, float page_maximum, float page_sum,
                        const float* page_values, int64_t head_dim);
@@ -108,6 +126,9 @@ struct Kernels {
 const Kernels& kernels();
 /// The table of one level, which the processor must have.
 const Kernels& kernels(CpuLevel level);
+
+void attend_blocks_avx2(const AttendBlocks& blocks);
+void attend_blocks_avx512(const AttendBlocks& blocks);
 
 extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;

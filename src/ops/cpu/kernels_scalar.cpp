@@ -5,6 +5,7 @@
 
 #include "core/half.h"
 #include "ops/cpu/kernels.h"
+#include "quant/kv.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -145,6 +146,34 @@ void attend_page(const AttendPage& page) {
   }
 }
 
+void attend_blocks(const AttendBlocks& a) {
+  const int64_t dim = a.head_dim;
+  std::vector<float> keys(static_cast<size_t>(kKvBlockTokens * dim)), values(keys.size());
+  for (int64_t row = 0; row < a.rows; ++row) {
+    a.maximum[row] = kNoScore;
+    a.sum[row] = 0;
+    std::fill(a.values_sum[row], a.values_sum[row] + dim, 0.0F);
+  }
+  for (int64_t block = 0; block < a.count; ++block) {
+    kv_decode(KvSide::keys, a.key_bits, a.blocks[block], dim, keys.data());
+    kv_decode(KvSide::values, a.value_bits, a.blocks[block] + kv_side_bytes(a.key_bits, dim), dim, values.data());
+    for (int64_t row = 0; row < a.rows; ++row)
+      for (int64_t t = block == 0 ? a.hidden : 0; t < kKvBlockTokens; ++t) {
+        float score = 0;
+        for (int64_t d = 0; d < dim; ++d)
+          score += static_cast<float>(a.q[row][d]) * keys[static_cast<size_t>(t * dim + d)];
+        score *= a.q_scale[row];
+        const float largest = std::max(a.maximum[row], score);
+        const float keep = a.maximum[row] <= kNoScore ? 0.0F : std::exp(a.maximum[row] - largest);
+        const float p = std::exp(score - largest);
+        a.maximum[row] = largest;
+        a.sum[row] = a.sum[row] * keep + p;
+        for (int64_t d = 0; d < dim; ++d)
+          a.values_sum[row][d] = a.values_sum[row][d] * keep + p * values[static_cast<size_t>(t * dim + d)];
+      }
+  }
+}
+
 void attend_merge(float* maximum, float* sum, float* values, float page_maximum, float page_sum,
                   const float* page_values, int64_t head_dim) {
   if (page_sum == 0) return;
@@ -205,6 +234,7 @@ constinit const Kernels kScalarKernels = {
     .scale_tile = scale_tile,
     .attend_page_f16 = attend_page<uint16_t, f16>,
     .attend_page_f32 = attend_page<float, value>,
+    .attend_blocks = attend_blocks,
     .attend_merge = attend_merge,
     .conv1d = conv1d,
     .gated_delta = gated_delta,

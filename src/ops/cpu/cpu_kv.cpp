@@ -1,0 +1,320 @@
+// Attention of the CPU backend over compressed keys and values.
+//
+// An exact block holds, for each KV head, keys [kKvBlockTokens / 16][head_dim][16] and then values
+// [kKvBlockTokens][head_dim], F16, as a page does; the first tokens lie likewise. The context is cut into parts: the
+// first tokens, spans of compressed blocks, exact blocks. Each part gives every query row a result of its own, and the
+// results are merged in the order of the parts, whoever computed them (as in cpu_attention.cpp); those of spans before
+// they are rotated back, once.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/half.h"
+#include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/expect.h"
+#include "quant/rotation.h"
+
+namespace turboquant {
+namespace {
+
+constexpr int64_t kSpanBlocks = 8;
+
+static_assert(kKvFirstTokens == kKeyLanes);  // one vector of keys a coordinate
+
+void expect_blocks(const AttentionShape& shape, const KvBlocks& cache, int64_t tokens, const char* op) {
+  if (shape.head_dim < 16 || shape.head_dim % 16 != 0 || shape.head_dim > kKvMaxHeadDim)
+    throw Error("attention heads of " + std::to_string(shape.head_dim) +
+                " cannot be compressed: head_dim must be a multiple of 16, at most " + std::to_string(kKvMaxHeadDim));
+  if (shape.window != 0) throw Error(std::string(op) + ": layers with a sliding window are not compressed");
+  if (shape.n_kv_heads < 1 || shape.n_heads % shape.n_kv_heads != 0)
+    throw Error(std::string(op) + ": " + std::to_string(shape.n_heads) + " heads do not share " +
+                std::to_string(shape.n_kv_heads) + " key and value heads evenly");
+  const auto blocks = static_cast<int64_t>(cache.compressed.size() + cache.exact.size());
+  if (tokens > blocks * kKvBlockTokens)
+    throw Error(std::string(op) + ": " + std::to_string(tokens) + " tokens do not fit " + std::to_string(blocks) +
+                " blocks of " + std::to_string(kKvBlockTokens));
+}
+
+int64_t exact_head_halves(int64_t dim) { return 2 * kKvBlockTokens * dim; }
+int64_t first_head_halves(int64_t dim) { return 2 * kKvFirstTokens * dim; }
+
+/// What all parts of one call share.
+class Attend {
+ public:
+  Attend(const Kernels& kernels, const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache, Tensor out)
+      : kernels_(kernels),
+        queries_(queries.data<float>()),
+        shape_(shape),
+        cache_(cache),
+        out_(out.data<float>()),
+        dim_(shape.head_dim),
+        group_(shape.n_heads / shape.n_kv_heads),
+        first_position_(cache.length - queries.dim(0)),
+        compressed_(static_cast<int64_t>(cache.compressed.size())) {
+    spans_ = (compressed_ + kSpanBlocks - 1) / kSpanBlocks;
+    first_exact_ = spans_ == 0 ? 0 : 1 + spans_;
+    const int64_t exact_tokens = cache.length - compressed_ * kKvBlockTokens;
+    parts_ = first_exact_ + (exact_tokens + kKvBlockTokens - 1) / kKvBlockTokens;
+  }
+
+  int64_t parts() const { return parts_; }
+  int64_t floats() const { return dim_ + kKeyLanes; }  // a result: maximum, sum, then the values in so many
+
+  /// Quantizes query rows [begin, end) of all heads, rotated as the keys are.
+  void prepare(int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum) const {
+    std::vector<float> rotated(static_cast<size_t>(dim_));
+    for (int64_t i = begin; i < end; ++i) {
+      rotate(cache_.code->keys, queries_ + i * dim_, rotated.data());
+      kernels_.quantize(rotated.data(), dim_, q + i * dim_, scale + i, sum + i);
+      scale[i] *= shape_.scale;
+    }
+  }
+  void use(const int8_t* q, const float* scale, const int32_t* sum) {
+    q_ = q;
+    q_scale_ = scale;
+    q_sum_ = sum;
+  }
+
+  /// Rows [first, first + count) of a KV head over one part, results at `results`.
+  void part(int64_t part, int64_t head, int64_t first, int64_t count, float* results) const {
+    std::array<float, kAttendRows> maximum{}, sum{};
+    std::array<float*, kAttendRows> values{};
+    for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = results + i * floats() + kKeyLanes;
+    if (part >= first_exact_) {
+      const int64_t block = part - first_exact_;
+      const auto* base = reinterpret_cast<const uint16_t*>(cache_.exact[static_cast<size_t>(block)]);
+      exact(base + head * exact_head_halves(dim_), kKvBlockTokens, (compressed_ + block) * kKvBlockTokens, head, first,
+            count, maximum.data(), sum.data(), values.data());
+    } else if (part == 0) {
+      const auto* base = reinterpret_cast<const uint16_t*>(cache_.first);
+      exact(base + head * first_head_halves(dim_), kKvFirstTokens, 0, head, first, count, maximum.data(), sum.data(),
+            values.data());
+    } else {
+      span(part - 1, head, first, count, maximum.data(), sum.data(), values.data());
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      results[i * floats()] = maximum[static_cast<size_t>(i)];
+      results[i * floats() + 1] = sum[static_cast<size_t>(i)];
+    }
+  }
+
+  /// One row's running results: over the exact parts, and over the compressed ones.
+  struct Total {
+    std::vector<float> exact, compressed;
+  };
+  Total make_total() const {
+    const auto n = static_cast<size_t>(floats());
+    return {std::vector<float>(n), std::vector<float>(n)};
+  }
+  /// A sink is what was seen first: a score without a value.
+  void start(int64_t head, int64_t row, Total& total) const {
+    std::fill(total.exact.begin(), total.exact.end(), 0.0F);
+    std::fill(total.compressed.begin(), total.compressed.end(), 0.0F);
+    total.exact[0] = shape_.sinks ? shape_.sinks.data<float>()[head * group_ + row % group_] : kNoScore;
+    total.exact[1] = shape_.sinks ? 1.0F : 0.0F;
+    total.compressed[0] = kNoScore;
+  }
+  /// Parts must come in order.
+  void add(int64_t part, const float* result, Total& total) const {
+    const bool is_span = part > 0 && part < first_exact_;
+    merge(is_span ? total.compressed : total.exact, result);
+    if (part != first_exact_ - 1) return;
+    rotate_inverse(cache_.code->values, total.compressed.data() + kKeyLanes, total.compressed.data() + kKeyLanes);
+    merge(total.exact, total.compressed.data());
+  }
+  void finish(int64_t head, int64_t row, const Total& total) const {
+    float* o = out_ + offset(head, row);
+    for (int64_t d = 0; d < dim_; ++d) o[d] = total.exact[static_cast<size_t>(kKeyLanes + d)] / total.exact[1];
+  }
+
+ private:
+  // Of a row of a KV head: token * group + head in the group.
+  int64_t index(int64_t head, int64_t row) const {
+    return row / group_ * shape_.n_heads + head * group_ + row % group_;
+  }
+  int64_t offset(int64_t head, int64_t row) const { return index(head, row) * dim_; }
+
+  void merge(std::vector<float>& total, const float* part) const {
+    kernels_.attend_merge(total.data(), total.data() + 1, total.data() + kKeyLanes, part[0], part[1], part + kKeyLanes,
+                          dim_);
+  }
+
+  void exact(const uint16_t* base, int64_t tokens, int64_t position, int64_t head, int64_t first, int64_t count,
+             float* maximum, float* sum, float* const* values) const {
+    std::array<const float*, kAttendRows> q{};
+    std::array<int64_t, kAttendRows> limit{};
+    for (int64_t i = 0; i < count; ++i) {
+      q[static_cast<size_t>(i)] = queries_ + offset(head, first + i);
+      limit[static_cast<size_t>(i)] =
+          std::clamp<int64_t>(first_position_ + (first + i) / group_ + 1 - position, 0, tokens);
+    }
+    kernels_.attend_page_f16(
+        {base, base + tokens * dim_, dim_, shape_.scale, count, q.data(), limit.data(), maximum, sum, values});
+  }
+
+  void span(int64_t span, int64_t head, int64_t first, int64_t count, float* maximum, float* sum,
+            float* const* values) const {
+    const KvBits bits = cache_.code->bits;
+    const int64_t begin = span * kSpanBlocks, blocks = std::min(kSpanBlocks, compressed_ - begin);
+    std::array<const uint8_t*, kSpanBlocks> block{};
+    for (int64_t i = 0; i < blocks; ++i)
+      block[static_cast<size_t>(i)] =
+          reinterpret_cast<const uint8_t*>(cache_.compressed[static_cast<size_t>(begin + i)]) +
+          head * kv_head_bytes(bits, dim_);
+    std::array<const int8_t*, kAttendRows> q{};
+    std::array<float, kAttendRows> scale{};
+    std::array<int32_t, kAttendRows> q_sum{};
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = index(head, first + i);
+      q[static_cast<size_t>(i)] = q_ + at * dim_;
+      scale[static_cast<size_t>(i)] = q_scale_[at];
+      q_sum[static_cast<size_t>(i)] = q_sum_[at];
+    }
+    kernels_.attend_blocks({bits.keys, bits.values, dim_, blocks, block.data(), span == 0 ? kKvFirstTokens : 0, count,
+                            q.data(), scale.data(), q_sum.data(), maximum, sum, values});
+  }
+
+  const Kernels& kernels_;
+  const float* queries_;
+  const AttentionShape& shape_;
+  const KvBlocks& cache_;
+  float* out_;
+  int64_t dim_, group_, first_position_, compressed_;
+  int64_t spans_ = 0, first_exact_ = 0, parts_ = 0;
+  const int8_t* q_ = nullptr;
+  const float* q_scale_ = nullptr;
+  const int32_t* q_sum_ = nullptr;
+};
+
+}  // namespace
+
+size_t CpuOps::exact_block_bytes(const AttentionShape& shape) const {
+  return static_cast<size_t>(shape.n_kv_heads * exact_head_halves(shape.head_dim)) * sizeof(uint16_t);
+}
+
+size_t CpuOps::first_tokens_bytes(const AttentionShape& shape) const {
+  return static_cast<size_t>(shape.n_kv_heads * first_head_halves(shape.head_dim)) * sizeof(uint16_t);
+}
+
+void CpuOps::append_blocks(const Tensor& keys, const Tensor& values, const AttentionShape& shape,
+                           const KvBlocks& cache) {
+  const int64_t dim = shape.head_dim, width = shape.n_kv_heads * dim;
+  expect(keys, DType::f32, 2, "append_blocks", "keys");
+  expect_blocks(shape, cache, cache.length + keys.dim(0), "append_blocks");
+  expect_equal(keys.dim(1), width, "append_blocks", "width of keys");
+  expect(values, DType::f32, keys.shape(), "append_blocks", "values");
+  if (cache.length < static_cast<int64_t>(cache.compressed.size()) * kKvBlockTokens)
+    throw Error("append_blocks: the new tokens lie in a compressed block");
+  pool_.parallel_for(keys.dim(0), std::max<int64_t>(1, 2048 / width), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t position = cache.length + i, token = position % kKvBlockTokens;
+      const auto block = static_cast<size_t>(position / kKvBlockTokens) - cache.compressed.size();
+      for (int64_t h = 0; h < shape.n_kv_heads; ++h) {
+        auto* key_base = reinterpret_cast<uint16_t*>(cache.exact[block]) + h * exact_head_halves(dim);
+        uint16_t* value_base = key_base + kKvBlockTokens * dim + token * dim;
+        key_base += token / kKeyLanes * dim * kKeyLanes + token % kKeyLanes;
+        const float* k = keys.data<float>() + i * width + h * dim;
+        const float* v = values.data<float>() + i * width + h * dim;
+        for (int64_t d = 0; d < dim; ++d) {
+          key_base[d * kKeyLanes] = float_to_half(k[d]);
+          value_base[d] = float_to_half(v[d]);
+        }
+      }
+    }
+  });
+}
+
+void CpuOps::compress_block(const std::byte* exact, const AttentionShape& shape, const KvCode& code,
+                            std::byte* compressed, std::byte* first) {
+  expect_blocks(shape, {}, 0, "compress_block");
+  const int64_t dim = shape.head_dim, n = kKvBlockTokens * dim;
+  pool_.parallel_for(2 * shape.n_kv_heads, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> x(static_cast<size_t>(n));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t head = i / 2;
+      const KvSide side = i % 2 == 0 ? KvSide::keys : KvSide::values;
+      const auto* from = reinterpret_cast<const uint16_t*>(exact) + head * exact_head_halves(dim);
+      auto* to = reinterpret_cast<uint8_t*>(compressed) + head * kv_head_bytes(code.bits, dim);
+      auto* kept = first == nullptr ? nullptr : reinterpret_cast<uint16_t*>(first) + head * first_head_halves(dim);
+      if (side == KvSide::values) {
+        from += n;
+        to += kv_side_bytes(code.bits.keys, dim);
+        if (kept != nullptr) kept += kKvFirstTokens * dim;
+      }
+      if (kept != nullptr) std::memcpy(kept, from, static_cast<size_t>(kKvFirstTokens * dim) * sizeof(uint16_t));
+      const Rotation& rotation = side == KvSide::keys ? code.keys : code.values;
+      for (int64_t token = 0; token < kKvBlockTokens; ++token) {
+        float* row = x.data() + token * dim;
+        for (int64_t d = 0; d < dim; ++d)
+          row[d] =
+              half_to_float(side == KvSide::keys ? from[(token / kKeyLanes * dim + d) * kKeyLanes + token % kKeyLanes]
+                                                 : from[token * dim + d]);
+        rotate(rotation, row, row);
+      }
+      kv_encode_at(kernels_.level, side, side == KvSide::keys ? code.bits.keys : code.bits.values, x.data(), dim, to);
+    }
+  });
+}
+
+void CpuOps::attention_blocks(const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache, Tensor out) {
+  expect(queries, DType::f32, 2, "attention_blocks", "queries");
+  expect_blocks(shape, cache, cache.length, "attention_blocks");
+  expect_equal(queries.dim(1), shape.n_heads * shape.head_dim, "attention_blocks", "width of queries");
+  expect(out, DType::f32, queries.shape(), "attention_blocks", "out");
+  if (shape.sinks) expect(shape.sinks, DType::f32, Shape{shape.n_heads}, "attention_blocks", "sinks");
+  const int64_t tokens = queries.dim(0), dim = shape.head_dim, heads = shape.n_kv_heads;
+  const int64_t rows = tokens * shape.n_heads / heads;  // of one KV head
+  if (cache.length - tokens < static_cast<int64_t>(cache.compressed.size()) * kKvBlockTokens)
+    throw Error("attention_blocks: the queries do not lie behind all compressed tokens");
+  if (cache.code == nullptr || (!cache.compressed.empty() && cache.first == nullptr))
+    throw Error("attention_blocks: compressed blocks without their code or their first tokens");
+
+  Attend attend(kernels_, queries, shape, cache, out);
+  if (!cache.compressed.empty()) {
+    const int64_t n = tokens * shape.n_heads;
+    Tensor q = arena_.allocate(DType::i8, {n, dim}), scale = arena_.allocate(DType::f32, {n}),
+           sum = arena_.allocate(DType::i32, {n});
+    pool_.parallel_for(n, 64, [&](int64_t begin, int64_t end) {
+      attend.prepare(begin, end, q.data<int8_t>(), scale.data<float>(), sum.data<int32_t>());
+    });
+    attend.use(q.data<int8_t>(), scale.data<float>(), sum.data<int32_t>());
+  }
+  const int64_t floats = attend.floats(), parts = attend.parts();
+  if (rows <= kAttendRows && parts > 1) {  // decode: the threads share the parts of a head
+    Tensor results = arena_.allocate(DType::f32, {heads, parts, rows, floats});
+    const auto result = [&](int64_t head, int64_t part) {
+      return results.data<float>() + (head * parts + part) * rows * floats;
+    };
+    pool_.parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) attend.part(i % parts, i / parts, 0, rows, result(i / parts, i % parts));
+    });
+    pool_.parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
+      Attend::Total total = attend.make_total();
+      for (int64_t head = begin; head < end; ++head)
+        for (int64_t row = 0; row < rows; ++row) {
+          attend.start(head, row, total);
+          for (int64_t part = 0; part < parts; ++part) attend.add(part, result(head, part) + row * floats, total);
+          attend.finish(head, row, total);
+        }
+    });
+    return;
+  }
+  const int64_t pieces = (rows + kAttendRows - 1) / kAttendRows;
+  pool_.parallel_for(heads * pieces, 1, [&](int64_t begin, int64_t end) {
+    std::vector<Attend::Total> totals(kAttendRows, attend.make_total());
+    std::vector<float> result(static_cast<size_t>(kAttendRows * floats));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t head = i / pieces, first = i % pieces * kAttendRows,
+                    count = std::min<int64_t>(kAttendRows, rows - first);
+      for (int64_t row = 0; row < count; ++row) attend.start(head, first + row, totals[static_cast<size_t>(row)]);
+      for (int64_t part = 0; part < parts; ++part) {
+        attend.part(part, head, first, count, result.data());
+        for (int64_t row = 0; row < count; ++row)
+          attend.add(part, result.data() + row * floats, totals[static_cast<size_t>(row)]);
+      }
+      for (int64_t row = 0; row < count; ++row) attend.finish(head, first + row, totals[static_cast<size_t>(row)]);
+    }
+  });
+}
+
+}  // namespace turboquant
