@@ -76,7 +76,7 @@ constexpr int64_t kv_slot(KvSide side, int64_t dim, int64_t coordinate) {
   return coordinate % lanes * (dim / lanes) + coordinate / lanes;
 }
 
-/// LEVELS, int8 [2^(bits + 1)], |level| <= 127; bits 2, 3, 4.
+/// LEVELS, int8 [2^(bits + 1)], 64-byte aligned, |level| <= 127; bits 2, 3, 4.
 const int8_t* kv_levels(int bits);
 /// What a level counts in units of the stored scale.
 float kv_unit(int bits);

@@ -1,7 +1,7 @@
-// Attention over blocks of compressed keys and values, compiled once for AVX2 and once for AVX-512. Scores are integer
-// dot products of an int8 query with the levels that the codes stand for. A token's weight, probability times scale of
-// its value, becomes a whole number of 14 bits, relative to the block's largest, in two bytes of 7: values, too, are
-// summed by integer dot products. Every row is computed alike, whatever the rows beside it are.
+// Attention over a span of blocks of compressed keys and values, compiled once for AVX2 and once for AVX-512. Scores
+// are integer dot products of an int8 query with the levels that the codes stand for. A token's weight, probability
+// times scale of its value, becomes a whole number of 14 bits, relative to the span's largest, in two bytes of 7:
+// values, too, are summed by integer dot products. Every row is computed alike, whatever the rows beside it are.
 #pragma once
 
 #include "core/simd.h"
@@ -14,109 +14,162 @@ namespace turboquant {
 namespace {
 
 constexpr int kTokens = static_cast<int>(kKvBlockTokens);
-constexpr float kLargestWeight = 16383.0F;
+constexpr int kSpanTokens = kSpanBlocks * kTokens;
+constexpr int kLargestWeight = 16383;
+static_assert(int64_t{kSpanTokens} * kLargestWeight * 255 < int64_t{1} << 31);  // sums of values fit
 
-/// The trellis bits of each vector of a side as an index needs them: u[t-1], and u[t] ^ u[t-2].
+inline uint64_t word(const uint8_t* p) {
+  uint64_t w;
+  __builtin_memcpy(&w, p, 8);
+  return w;
+}
+
+/// Of one vector the trellis bits as an index needs them: u[t-1], and u[t] ^ u[t-2].
 struct TrellisMasks {
-  // Two vectors before the first of each run, for keys a run a tile of 16 tokens, and all vectors.
-  uint64_t u[kKvMaxHeadDim + 32];
-  uint64_t changed[kKvMaxHeadDim];
+  uint64_t before, changed;
+};
 
-  /// Of keys: runs of `n` vectors. The byte before a token's first is its last.
-  static uint64_t nibbles_left(uint64_t x) {
+/// The masks of a tile of keys, 16 tokens, vector by vector. The byte before the first of a token is its last.
+class KeyMasks {
+ public:
+  KeyMasks() = default;
+  /// u of the tile's n vectors.
+  KeyMasks(const uint8_t* words, int64_t n)
+      : words_(words), one_before_(left(word(words + 8 * n - 8))), two_before_(left(word(words + 8 * n - 16))) {}
+
+  TrellisMasks next() {
+    const uint64_t u = word(words_);
+    const TrellisMasks masks{one_before_, u ^ two_before_};
+    words_ += 8;
+    two_before_ = one_before_;
+    one_before_ = u;
+    return masks;
+  }
+
+ private:
+  static uint64_t left(uint64_t x) {
     constexpr uint64_t kUpper = 0xEEEEEEEEEEEEEEEE;
     return ((x << 1) & kUpper) | ((x >> 3) & ~kUpper);
   }
-  void load_keys(const uint8_t* words, int64_t n) {
-    __builtin_memcpy(u + 2, words, static_cast<size_t>(n) * 8);
-    u[0] = nibbles_left(u[n]);
-    u[1] = nibbles_left(u[n + 1]);
-    for (int64_t v = 0; v < n; ++v) changed[v] = u[v + 2] ^ u[v];
-  }
-  /// Of values: 16 vectors of tokens a tile of 16 coordinates. The lane before the first is the last.
-  void load_values(const uint8_t* words, int64_t tiles) {
-    __builtin_memcpy(u + 32, words, static_cast<size_t>(tiles) * 128);
-    const auto left = [](uint64_t x, int by) { return x << by | x >> (64 - by); };
-    for (int64_t i = 0; i < 16; ++i) {
-      const uint64_t last = left(u[16 * (tiles + 1) + i], 4);
-      u[16 + i] = last;
-      u[i] = tiles == 1 ? left(last, 4) : left(u[16 * tiles + i], 4);
-    }
-    for (int64_t v = 0; v < 16 * tiles; ++v) changed[v] = u[v + 32] ^ u[v];
-  }
+
+  const uint8_t* words_ = nullptr;
+  uint64_t one_before_ = 0, two_before_ = 0;
 };
 
-/// What a block leaves for the rows of a call.
+/// The masks of a tile of values, 16 coordinates: 16 vectors of tokens. The lane before the first is the last.
+class ValueMasks {
+ public:
+  /// u of all tiles.
+  ValueMasks(const uint8_t* words, int64_t tiles, int64_t tile)
+      : now_(words + 128 * tile), one_before_(now_ - 128), two_before_(now_ - 256) {
+    if (tile > 1) return;
+    // Tiles -1 and -2 are the last ones, turned by a lane.
+    wrap(words + 128 * (tiles - 1), wrapped_[1]);
+    wrap(tiles == 1 ? reinterpret_cast<const uint8_t*>(wrapped_[1]) : words + 128 * (tiles - 2), wrapped_[0]);
+    two_before_ = reinterpret_cast<const uint8_t*>(wrapped_[tile]);
+    if (tile == 0) one_before_ = reinterpret_cast<const uint8_t*>(wrapped_[1]);
+  }
+  ValueMasks(const ValueMasks&) = delete;
+  ValueMasks& operator=(const ValueMasks&) = delete;
+
+  TrellisMasks at(int64_t v) const {
+    return {word(one_before_ + 8 * v), word(now_ + 8 * v) ^ word(two_before_ + 8 * v)};
+  }
+
+ private:
+  static void wrap(const uint8_t* from, uint64_t* to) {
+    for (int i = 0; i < 16; ++i) {
+      const uint64_t x = word(from + 8 * i);
+      to[i] = x << 4 | x >> 60;
+    }
+  }
+
+  const uint8_t *now_, *one_before_, *two_before_;
+  uint64_t wrapped_[2][16];
+};
+
+/// Fetches the values of a block and the keys of the next while the keys are at work, some lines at a time: a block is
+/// too short for the processor to guess what comes, and all at once would wait for each other.
+class Fetch {
+ public:
+  Fetch(const uint8_t* values, int64_t value_bytes, const uint8_t* keys, int64_t key_bytes, int64_t steps)
+      : from_{values, keys},
+        bytes_{value_bytes, key_bytes},
+        step_{(value_bytes / steps + 63) / 64 * 64, (key_bytes / steps + 63) / 64 * 64} {}
+
+  void step() {
+    for (int i = 0; i < 2; ++i)
+      for (const int64_t end = at_[i] + step_[i]; at_[i] < end && at_[i] < bytes_[i]; at_[i] += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(from_[i]) + at_[i], _MM_HINT_T0);
+  }
+
+ private:
+  const uint8_t* from_[2];
+  int64_t bytes_[2], step_[2], at_[2] = {0, 0};
+};
+
+/// What the passes over a span hand on to each other.
 template <int kRows>
-struct BlockRows {
-  alignas(64) int32_t score[kRows][kTokens];      // sum of q * (level + bias)
-  alignas(64) uint8_t weight[kRows][2][kTokens];  // upper and lower 7 bits
-  int32_t weight_sum[kRows];
-  alignas(64) int32_t values[kRows][kKvMaxHeadDim];  // sum of weight * (level + bias)
+struct SpanRows {
+  const int8_t* q[kRows];
+  alignas(64) int32_t score[kRows][kSpanTokens];      // sum of q * (level + bias)
+  alignas(64) uint8_t weight[2][kRows][kSpanTokens];  // upper and lower 7 bits
+  alignas(64) int32_t values[kRows][kKvMaxHeadDim];   // sum of weight * (level + bias)
 };
 
 template <class Codes, int kRows>
 void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
-  const int64_t dim = a.head_dim;
-  const int8_t* q[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    q[r] = a.q[first + r];
-    a.maximum[first + r] = kNoScore;
-    a.sum[first + r] = 0;
-    for (int64_t d = 0; d < dim; d += kWidth) Floats::zero().store(a.values_sum[first + r] + d);
-  }
-  const Floats key_unit = Floats::all(kv_unit(a.key_bits));
-  const float value_unit = kv_unit(a.value_bits) / kLargestWeight;
-  const int64_t side = kv_side_bytes(a.key_bits, dim), bytes = side + kv_side_bytes(a.value_bits, dim);
-  BlockRows<kRows> rows;
+  const int64_t dim = a.head_dim, side = kv_side_bytes(a.key_bits, dim);
+  SpanRows<kRows> rows;
+  for (int r = 0; r < kRows; ++r) rows.q[r] = a.q[first + r];
   for (int64_t block = 0; block < a.count; ++block) {
-    const uint8_t *keys = a.blocks[block], *values = keys + side;
-    if (block + 1 < a.count)
-      for (int64_t i = 0; i < bytes; i += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(a.blocks[block + 1]) + i, _MM_HINT_T0);
-    Codes::template key_sums<kRows>(a.key_bits, keys, dim, q, rows);
+    Fetch fetch(a.blocks[block] + side, kv_side_bytes(a.value_bits, dim), a.blocks[block + 1], side,
+                Codes::template key_steps<kRows>(dim));
+    Codes::template key_sums<kRows>(a.key_bits, a.blocks[block], dim, block * kTokens, rows, fetch);
+  }
 
-    const auto* key_scales = reinterpret_cast<const uint16_t*>(keys + kv_scales_offset(a.key_bits, dim));
-    const auto* value_scales = reinterpret_cast<const uint16_t*>(values + kv_scales_offset(a.value_bits, dim));
-    const auto hidden = static_cast<int>(block == 0 ? a.hidden : 0);
-    float factor[kRows], keep[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      alignas(64) float p[kTokens];
-      const Floats scale = Floats::all(a.q_scale[first + r]) * key_unit, lowest = Floats::all(kNoScore);
-      const Floats offset = Floats::all(static_cast<float>(Codes::kBias * a.q_sum[first + r]));
-      Floats m = lowest;
-      for (int t = 0; t < kTokens; t += kWidth) {
-        // Whole numbers below 2^24: the difference is exact.
-        const Floats s = (Floats::load_int32(rows.score[r] + t) - offset) * scale * Floats::load_half(key_scales + t);
-        const Floats seen = lowest.keep_first(hidden - t, s);
-        seen.store(p + t);
-        m = max(m, seen);
-      }
-      const float before = a.maximum[first + r], block_largest = m.largest();
-      const float largest = block_largest > before ? block_largest : before;
-      Floats total = Floats::zero(), heaviest = Floats::zero();
-      for (int t = 0; t < kTokens; t += kWidth) {
-        const Floats e = Floats::zero().keep_first(hidden - t, exp(Floats::load(p + t) - Floats::all(largest)));
-        const Floats w = e * Floats::load_half(value_scales + t);
-        w.store(p + t);
-        total = total + e;
-        heaviest = max(heaviest, w);
-      }
-      const float weight = heaviest.largest();
-      keep[r] = largest > before ? exp_difference(before, largest) : 1.0F;
-      factor[r] = weight * value_unit;
-      a.maximum[first + r] = largest;
-      a.sum[first + r] = a.sum[first + r] * keep[r] + total.sum();
-      rows.weight_sum[r] = Codes::split_weights(p, weight > 1e-30F ? kLargestWeight / weight : 0.0F, rows.weight[r]);
+  const auto tokens = static_cast<int>(a.count * kTokens), hidden = static_cast<int>(a.hidden);
+  float factor[kRows];
+  int32_t weight_sum[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    alignas(64) float p[kSpanTokens];
+    const Floats scale = Floats::all(a.q_scale[first + r] * kv_unit(a.key_bits)), lowest = Floats::all(kNoScore);
+    const Floats offset = Floats::all(static_cast<float>(Codes::kBias * a.q_sum[first + r]));
+    Floats m = lowest;
+    for (int t = 0; t < tokens; t += kWidth) {
+      const auto* scales = reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + kv_scales_offset(a.key_bits, dim));
+      // Whole numbers below 2^24: the difference is exact.
+      Floats s = (Floats::load_int32(rows.score[r] + t) - offset) * scale * Floats::load_half(scales + t % kTokens);
+      if (t < hidden) s = lowest.keep_first(hidden - t, s);
+      s.store(p + t);
+      m = max(m, s);
     }
-    Codes::template value_sums<kRows>(a.value_bits, values, dim, rows);
-    for (int r = 0; r < kRows; ++r) {
-      float* out = a.values_sum[first + r];
-      const int32_t offset = Codes::kBias * rows.weight_sum[r];
-      const Floats scale = Floats::all(factor[r]), kept = Floats::all(keep[r]);
-      for (int64_t d = 0; d < dim; d += kWidth)
-        fma(Codes::load_difference(rows.values[r] + d, offset), scale, Floats::load(out + d) * kept).store(out + d);
+    const float largest = m.largest();
+    Floats total = Floats::zero(), heaviest = Floats::zero();
+    for (int t = 0; t < tokens; t += kWidth) {
+      const auto* scales =
+          reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + side + kv_scales_offset(a.value_bits, dim));
+      Floats e = exp(Floats::load(p + t) - Floats::all(largest));
+      if (t < hidden) e = Floats::zero().keep_first(hidden - t, e);
+      const Floats w = e * Floats::load_half(scales + t % kTokens);
+      w.store(p + t);
+      total = total + e;
+      heaviest = max(heaviest, w);
     }
+    const float weight = heaviest.largest();
+    a.maximum[first + r] = largest;
+    a.sum[first + r] = total.sum();
+    factor[r] = weight * kv_unit(a.value_bits) / kLargestWeight;
+    const float inverse = weight > 1e-30F ? kLargestWeight / weight : 0.0F;
+    weight_sum[r] = Codes::split_weights(p, tokens, inverse, rows.weight[0][r], rows.weight[1][r]);
+  }
+
+  Codes::template value_sums<kRows>(a.value_bits, a.blocks, side, a.count, dim, rows);
+  for (int r = 0; r < kRows; ++r) {
+    const Floats scale = Floats::all(factor[r]);
+    for (int64_t d = 0; d < dim; d += kWidth)
+      (Codes::load_difference(rows.values[r] + d, Codes::kBias * weight_sum[r]) * scale)
+          .store(a.values_sum[first + r] + d);
   }
 }
 

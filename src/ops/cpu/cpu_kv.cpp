@@ -17,8 +17,6 @@
 namespace turboquant {
 namespace {
 
-constexpr int64_t kSpanBlocks = 8;
-
 static_assert(kKvFirstTokens == kKeyLanes);  // one vector of keys a coordinate
 
 void expect_blocks(const AttentionShape& shape, const KvBlocks& cache, int64_t tokens, const char* op) {
@@ -155,12 +153,13 @@ class Attend {
   void span(int64_t span, int64_t head, int64_t first, int64_t count, float* maximum, float* sum,
             float* const* values) const {
     const KvBits bits = cache_.code->bits;
-    const int64_t begin = span * kSpanBlocks, blocks = std::min(kSpanBlocks, compressed_ - begin);
-    std::array<const uint8_t*, kSpanBlocks> block{};
-    for (int64_t i = 0; i < blocks; ++i)
+    const int64_t begin = span * kSpanBlocks, blocks = std::min<int64_t>(kSpanBlocks, compressed_ - begin);
+    std::array<const uint8_t*, kSpanBlocks + 1> block{};
+    for (int64_t i = 0; i <= blocks; ++i) {
+      const auto at = static_cast<size_t>(std::min(begin + i, compressed_ - 1));
       block[static_cast<size_t>(i)] =
-          reinterpret_cast<const uint8_t*>(cache_.compressed[static_cast<size_t>(begin + i)]) +
-          head * kv_head_bytes(bits, dim_);
+          reinterpret_cast<const uint8_t*>(cache_.compressed[at]) + head * kv_head_bytes(bits, dim_);
+    }
     std::array<const int8_t*, kAttendRows> q{};
     std::array<float, kAttendRows> scale{};
     std::array<int32_t, kAttendRows> q_sum{};

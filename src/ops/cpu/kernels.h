@@ -30,8 +30,8 @@ struct AttendPage {
 struct AttendBlocks {
   int key_bits, value_bits;
   int64_t head_dim;              // a multiple of 16, at most kKvMaxHeadDim
-  int64_t count;                 // blocks, in the order of their tokens
-  const uint8_t* const* blocks;  // [count] -> keys and then values of this head
+  int64_t count;                 // blocks, in the order of their tokens, at most kSpanBlocks
+  const uint8_t* const* blocks;  // [count + 1] -> keys and then values of this head; of the last, only keys are fetched
   int64_t hidden;                // how many of the first block's first tokens are not seen, fewer than 64
   int64_t rows;                  // query rows, at most kAttendRows; each sees all else
   const int8_t* const* q;        // [rows] -> [head_dim], in the basis of the keys
@@ -65,6 +65,7 @@ constexpr float kSmallestQuantized = 1e-30F;  // largest value of a vector that 
 constexpr int kKeyLanes = 16;     // tokens side by side in a key page
 constexpr int kAttendRows = 8;    // query rows that share one reading of a page
 constexpr int kPageTokens = 256;  // tokens of one page of a cache
+constexpr int kSpanBlocks = 8;    // compressed blocks that one call attends to
 constexpr int kTokenPanel = 12;   // tokens side by side in packed int8 activations
 constexpr int kTilePair = 2;      // tiles that a panel product works on
 
