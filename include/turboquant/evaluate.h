@@ -20,7 +20,10 @@ struct EvaluateOptions {
   uint64_t rotation_seed = 42;
   int num_samples = 512;  ///< windows
   int seq_len = 512;      ///< tokens a window
-  std::string text;       ///< file
+  /// Rows of the model with a compressed KV cache: "k4v3", "3"; see LoadOptions.
+  std::vector<std::string> kv_bits;
+  int kv_keep_layers = 0;
+  std::string text;  ///< file
   /// "original": every next token of a window is scored. "llama.cpp": the second half, BOS first where the model has
   /// it.
   std::string protocol = "original";
@@ -37,8 +40,9 @@ struct EvaluateRow {
   std::string config;  ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "Affine 3-bit"
   std::string format;  ///< "none", "tcq16", "original", "affine"
   int bits = 16;
-  std::string kv = "fp16";  ///< precision of the KV cache
-  std::string text;         ///< name of the text file
+  std::string kv = "fp16";    ///< precision of the KV cache
+  double kv_token_bytes = 0;  ///< of the KV cache after a window, a token
+  std::string text;           ///< name of the text file
   double perplexity = 0, perplexity_se = 0;
   double kl = 0, kl_p99 = 0;  ///< mean and 99% quantile of KL(baseline || row) a token, nats
   double top1 = 1;            ///< share of tokens where both have the same most likely next token

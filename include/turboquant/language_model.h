@@ -14,9 +14,13 @@
 namespace turboquant {
 
 struct LoadOptions {
-  int threads = 0;                                     ///< 0: one a processor
-  bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
-  std::string cache_dtype = "float16";                 ///< of the KV cache: "float16" or "float32"
+  int threads = 0;                      ///< 0: one a processor
+  bool exact = false;                   ///< fp32 activations instead of int8: slower, for comparisons
+  std::string cache_dtype = "float16";  ///< of the KV cache: "float16" or "float32"
+  /// Compresses the KV cache of layers with full attention: "k4v3" for keys of 4 bits and values of 3, "3" for both;
+  /// 2, 3, 4 or 8. Empty or "none": not.
+  std::string kv_bits;
+  int kv_keep_layers = 0;  ///< so many first and last layers that have a KV cache keep theirs as it is
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 

@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "cache/cache.h"
+#include "cache/shared_memory.h"
 
 namespace turboquant {
 namespace {
@@ -12,34 +14,53 @@ class FullCache final : public LayerCache {
 
   void attend(Ops& ops, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
               Tensor out) override {
-    const int64_t tokens = k.dim(0), page_tokens = ops.page_tokens();
+    const int64_t tokens = k.dim(0);
+    page_tokens_ = ops.page_tokens();
     page_bytes_ = ops.page_bytes(shape, dtype_);
-    while (static_cast<int64_t>(pages_.size()) * page_tokens < length_ + tokens) {
-      pages_.push_back(Tensor::zeros(DType::u8, {static_cast<int64_t>(page_bytes_)}));
-      addresses_.push_back(pages_.back().data<std::byte>());
-    }
+    window_ = shape.window;
+    if (length_ % page_tokens_ != 0) pages_.back().make_own();
+    while (static_cast<int64_t>(pages_.size()) * page_tokens_ < length_ + tokens) pages_.emplace_back(page_bytes_);
+    addresses_.resize(pages_.size());
+    for (size_t i = dropped_; i < pages_.size(); ++i) addresses_[i] = pages_[i].data();
     ops.append_kv(k, v, shape, {dtype_, addresses_, length_});
     length_ += tokens;
-    ops.attention(q, shape, {dtype_, addresses_, length_}, std::move(out));
-    if (shape.window > 0) drop_before(std::max<int64_t>(length_ - shape.window, 0) / page_tokens);
+    if (q.dim(0) > 0) ops.attention(q, shape, {dtype_, addresses_, length_}, std::move(out));
+    if (window_ > 0) drop_before(std::max<int64_t>(length_ - window_, 0) / page_tokens_);
   }
 
   int64_t length() const override { return length_; }
   size_t bytes() const override { return (pages_.size() - dropped_) * page_bytes_; }
 
+  std::unique_ptr<LayerCache> fork() const override { return std::make_unique<FullCache>(*this); }
+
+  int64_t reach(int64_t length) const override {
+    if (length >= length_) return length_;
+    // The next token must find all of its window.
+    const bool found = dropped_ == 0 || (length - window_ + 1) / page_tokens_ >= static_cast<int64_t>(dropped_);
+    return found ? std::max<int64_t>(length, 0) : 0;
+  }
+
+  void trim(int64_t length) override {
+    check_reach(length);
+    length_ = length;
+    if (length == 0) dropped_ = 0;
+    pages_.resize(page_tokens_ == 0 ? 0 : static_cast<size_t>((length + page_tokens_ - 1) / page_tokens_));
+    addresses_.resize(pages_.size());
+  }
+
  private:
   // A sliding window needs no ring: pages that no later query can see are given back.
   void drop_before(int64_t page) {
     for (; dropped_ < static_cast<size_t>(page); ++dropped_) {
-      pages_[dropped_] = Tensor();
+      pages_[dropped_] = SharedMemory();
       addresses_[dropped_] = nullptr;
     }
   }
 
   DType dtype_;
-  int64_t length_ = 0;
+  int64_t length_ = 0, page_tokens_ = 0, window_ = 0;
   size_t page_bytes_ = 0, dropped_ = 0;
-  std::vector<Tensor> pages_;
+  std::vector<SharedMemory> pages_;
   std::vector<std::byte*> addresses_;
 };
 
@@ -49,6 +70,12 @@ std::unique_ptr<LayerCache> make_full_cache(DType dtype) {
   if (dtype != DType::f16 && dtype != DType::f32)
     throw Error("a full-precision cache is F16 or F32, not " + std::string(name(dtype)));
   return std::make_unique<FullCache>(dtype);
+}
+
+size_t full_cache_bytes(const Ops& ops, const AttentionShape& shape, DType dtype, int64_t tokens) {
+  const int64_t page = ops.page_tokens(), pages = (tokens + page - 1) / page,
+                dropped = shape.window == 0 ? 0 : std::max<int64_t>(tokens - shape.window, 0) / page;
+  return static_cast<size_t>(pages - dropped) * ops.page_bytes(shape, dtype);
 }
 
 }  // namespace turboquant

@@ -1,21 +1,16 @@
+#include <cstring>
+
 #include "cache/cache.h"
 
 namespace turboquant {
-
-// A model that asks its cache for a kind of attention that it did not make it for is at fault, not the input.
-// NOLINTBEGIN(performance-unnecessary-value-param): the signature is that of the kinds that do write `out`
-void LayerCache::attend(Ops& /*ops*/, const Tensor& /*q*/, const Tensor& /*k*/, const Tensor& /*v*/,
-                        const AttentionShape& /*shape*/, Tensor /*out*/) {
-  throw Error("this layer's cache keeps no keys and values");
-}
-
-void LayerCache::recur(Ops& /*ops*/, const Tensor& /*qkv*/, const Tensor& /*conv*/, const DeltaGates& /*gates*/,
-                       const DeltaShape& /*shape*/, Tensor /*out*/) {
-  throw Error("this layer's cache keeps no state of linear attention");
-}
-// NOLINTEND(performance-unnecessary-value-param)
-
 namespace {
+
+Tensor copy_of(const Tensor& x) {
+  if (!x) return x;
+  Tensor copy = Tensor::zeros(x.dtype(), x.shape());
+  std::memcpy(copy.data<std::byte>(), x.data<std::byte>(), x.bytes());
+  return copy;
+}
 
 class RecurrentCache final : public LayerCache {
  public:
@@ -33,6 +28,22 @@ class RecurrentCache final : public LayerCache {
 
   int64_t length() const override { return length_; }
   size_t bytes() const override { return delta_ ? inputs_.bytes() + delta_.bytes() : 0; }
+
+  std::unique_ptr<LayerCache> fork() const override {
+    auto copy = std::make_unique<RecurrentCache>();
+    copy->length_ = length_;
+    copy->inputs_ = copy_of(inputs_);
+    copy->delta_ = copy_of(delta_);
+    return copy;
+  }
+  // A state tells nothing of the states before it.
+  int64_t reach(int64_t length) const override { return length >= length_ ? length_ : 0; }
+  void trim(int64_t length) override {
+    check_reach(length);
+    if (length == length_) return;
+    length_ = 0;
+    inputs_ = delta_ = Tensor();
+  }
 
  private:
   int64_t length_ = 0;

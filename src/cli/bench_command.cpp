@@ -28,8 +28,8 @@ double median(std::vector<double> values) {
 }
 
 struct BenchOptions {
-  std::string model, synthetic, json;
-  int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64;
+  std::string model, synthetic, json, kv_bits;
+  int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64, depth = 0, kv_keep_layers = 0;
   bool kernels = false;
 };
 
@@ -142,7 +142,11 @@ class Bench {
 
   void model(const Checkpoint& checkpoint) {
     const auto loading = Clock::now();
-    const std::unique_ptr<Model> model = load_model(checkpoint, ops_, {});
+    const std::unique_ptr<Model> model =
+        load_model(checkpoint, ops_, kv_options({}, options_.kv_bits, options_.kv_keep_layers));
+    if (options_.depth + options_.repeats * options_.tokens + 1 > model->info().max_context)
+      throw UsageError(fmt::format("--depth {}: with {} runs of {} tokens more than the model's context of {}",
+                                   options_.depth, options_.repeats, options_.tokens, model->info().max_context));
     const double load_s = seconds_since(loading);
     const std::string label = checkpoint.path().filename().string();
     const Summary summary = summarize(checkpoint);
@@ -166,15 +170,21 @@ class Bench {
       check_interrupt();
     }
     Cache cache = model->make_cache();
+    model->fill_randomly(cache, options_.depth);
     prefill(*model, cache, std::span(prompt).first(1));
+    const auto cache_bytes = static_cast<double>(cache.bytes());
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       const auto start = Clock::now();
       for (int i = 0; i < options_.tokens; ++i) prefill(*model, cache, std::span(prompt).first(1));
       decode_s.push_back(seconds_since(start) / options_.tokens);
       check_interrupt();
     }
+    if (options_.depth > 0) token_bytes += cache_bytes;
     const double tok = 1 / median(decode_s), rate = token_bytes * tok * 1e-9;
-    add({label + " decode", tok, rate, 0, memory_, rate / memory_});
+    const std::string kv = options_.kv_bits.empty() ? "fp16" : options_.kv_bits;
+    const std::string at = options_.depth > 0 ? fmt::format(" at {}, KV {}", options_.depth, kv) : "";
+    add({label + " decode" + at, tok, rate, 0, memory_, rate / memory_});
+    if (options_.depth > 0) fmt::print("{:<34} {:.1f} MB\n", label + " KV cache", cache_bytes * 1e-6);
     const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s),
                  gops = 2e-9 * multiply_adds * prefill_tok;
     add({fmt::format("{} prefill {}", label, prompt_length), prefill_tok, 0, gops, int8_, gops / int8_});
@@ -207,6 +217,10 @@ void add_bench(CLI::App& app) {
   command->add_option("--tokens", options->tokens, "Tokens a decode run")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command->add_option("--depth", options->depth, "Tokens in the cache before a decode run, of random content")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  add_kv_options(*command, options->kv_bits, options->kv_keep_layers);
   command->add_option("--repeats", options->repeats, "Runs, of which the median counts")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

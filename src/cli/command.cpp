@@ -62,6 +62,19 @@ void add_threads_option(CLI::App& command, int& threads) {
       ->check(CLI::Range(0, 1024));
 }
 
+void add_kv_options(CLI::App& command, std::string& kv_bits, int& kv_keep_layers) {
+  command.add_option("--kv-bits", kv_bits,
+                     "Compress the KV cache: 2, 3, 4 or 8 bits, or one for keys and one for values such as k4v3");
+  add_kv_keep_layers_option(command, kv_keep_layers);
+}
+
+void add_kv_keep_layers_option(CLI::App& command, int& kv_keep_layers) {
+  command
+      .add_option("--kv-keep-layers", kv_keep_layers,
+                  "So many first and last layers with a KV cache keep it uncompressed")
+      ->capture_default_str();
+}
+
 void write_json_rows(const std::string& path, const std::vector<std::string>& rows) {
   std::string text = "[\n";
   for (size_t i = 0; i < rows.size(); ++i) text += rows[i] + (i + 1 < rows.size() ? ",\n" : "\n");

@@ -22,6 +22,8 @@ void add_completion(CLI::App& app);
 /// The flags that several commands share, described once.
 CLI::Option* add_model_option(CLI::App& command, std::string& model);
 void add_threads_option(CLI::App& command, int& threads);
+void add_kv_options(CLI::App& command, std::string& kv_bits, int& kv_keep_layers);
+void add_kv_keep_layers_option(CLI::App& command, int& kv_keep_layers);
 
 /// A line on standard error: "[info] ..." unless --quiet.
 void message(const std::string& line);

@@ -13,15 +13,15 @@ namespace {
 constexpr const char* kDefaultText = "data/wikitext-2-raw-test.txt";
 
 void print_table(const std::vector<EvaluateRow>& rows) {
-  fmt::print("{:<20} {:>16} {:>9} {:>9} {:>9} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9}\n", "Config", "PPL", "", "KL",
-             "KL p99", "top-1 %", "Size (MB)", "BPW", "BPW lin.", "Quant (s)", "Eval (s)");
+  fmt::print("{:<20} {:>16} {:>9} {:>9} {:>9} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}\n", "Config", "PPL", "", "KL",
+             "KL p99", "top-1 %", "Size (MB)", "BPW", "BPW lin.", "KV B/tok", "Quant (s)", "Eval (s)");
   for (const EvaluateRow& row : rows) {
     const std::string change = fmt::format("({:+.1f}%)", 100 * (row.perplexity / rows.front().perplexity - 1));
-    fmt::print("{:<20} {:>16} {:>9} {:>9.4f} {:>9.3f} {:>8.2f} {:>9.1f} {:>7.2f} {:>9.3f} {:>9.1f} {:>9.1f}\n",
+    fmt::print("{:<20} {:>16} {:>9} {:>9.4f} {:>9.3f} {:>8.2f} {:>9.1f} {:>7.2f} {:>9.3f} {:>9.0f} {:>9.1f} {:>9.1f}\n",
                row.config, fmt::format("{:.2f} +-{:.2f}", row.perplexity, row.perplexity_se),
                &row == rows.data() ? "" : change, row.kl, row.kl_p99, 100 * row.top1,
                static_cast<double>(row.size_bytes) * 1e-6, row.bits_per_weight, row.bits_per_weight_linear,
-               row.quantize_s, row.evaluate_s);
+               row.kv_token_bytes, row.quantize_s, row.evaluate_s);
   }
 }
 
@@ -47,6 +47,7 @@ nlohmann::ordered_json json_row(const EvaluateOptions& options, const EvaluateRo
   json.update(original_row(row));
   json.update({{"format", row.format},
                {"kv", row.kv},
+               {"kv_token_bytes", row.kv_token_bytes},
                {"text", row.text},
                {"protocol", options.protocol},
                {"perplexity_se", row.perplexity_se},
@@ -75,7 +76,8 @@ void add_evaluate(CLI::App& app) {
   EvaluateOptions& options = state->options;
   options.text = kDefaultText;
   add_model_option(*command, options.model);
-  command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
+  CLI::Option* bits =
+      command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
   command->add_option("--formats", options.formats, "tcq16, original, affine")->capture_default_str();
   command
       ->add_option("--group-size,-g", options.group_size,
@@ -86,6 +88,8 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
       ->capture_default_str();
   command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();
+  command->add_option("--kv-bits", options.kv_bits, "Rows with a compressed KV cache, such as 3 k4v3 4; then rows of weights only with --bits");
+  add_kv_keep_layers_option(*command, options.kv_keep_layers);
   command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
   command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();
   command->add_option("--text", options.text, "Text file")->capture_default_str();
@@ -103,8 +107,9 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
   add_threads_option(*command, options.threads);
   command->footer("Example:\n  turboquant evaluate --model SmolLM2-135M-Instruct --bits 3 4 --num-samples 40");
-  command->callback([state] {
+  command->callback([state, bits] {
     EvaluateOptions& options = state->options;
+    if (!options.kv_bits.empty() && bits->count() == 0) options.bits.clear();  // asked for the cache, not for weights
     options.on_message = message;
     if (state->include_qjl) message("--include-qjl has no effect: QJL is not implemented");
     if (state->no_affine) std::erase(options.formats, "affine");

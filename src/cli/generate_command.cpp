@@ -43,6 +43,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--system", options.system, "System message for the chat template");
   command->add_flag("--raw", options.raw, "Take the prompt as it is, without the chat template");
   command->add_option("--cache-dtype", state->load.cache_dtype, "KV cache: float16 or float32")->capture_default_str();
+  add_kv_options(*command, state->load.kv_bits, state->load.kv_keep_layers);
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8: slower");
   command->add_flag("--fast", state->fast, "Accepted for compatibility: there is no slower mode to leave");
   add_threads_option(*command, state->load.threads);

@@ -27,7 +27,8 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 struct Candidate {
   EvaluateRow row;
   std::unique_ptr<Checkpoint> checkpoint;  // none: the source itself
-  std::unique_ptr<Model> model;
+  std::shared_ptr<Model> model;
+  ModelOptions cache;  // how its caches are made
   std::vector<double> nll;
   std::vector<float> kl;
   int64_t same_top = 0;
@@ -59,10 +60,12 @@ double expected_difference(const float* p, const float* x, const float* y, int64
   return total;
 }
 
-Tensor logits_of(Model& model, std::span<const int32_t> window, int64_t first) {
-  Cache cache = model.make_cache();
+Tensor logits_of(Candidate& candidate, std::span<const int32_t> window, int64_t first) {
+  Cache cache = candidate.model->make_cache(candidate.cache);
   const SequenceTokens sequence{&cache, window, first};
-  return model.forward({&sequence, 1});
+  Tensor logits = candidate.model->forward({&sequence, 1});
+  candidate.row.kv_token_bytes = static_cast<double>(cache.bytes()) / static_cast<double>(window.size());
+  return logits;
 }
 
 void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint) {
@@ -87,7 +90,7 @@ class WindowScorer {
     const auto count = static_cast<int64_t>(window.size()) - first - 1;  // predictions
     for (Candidate& candidate : candidates) {
       const auto start = Clock::now();
-      const Tensor logits = logits_of(*candidate.model, window, first);
+      const Tensor logits = logits_of(candidate, window, first);
       const bool is_baseline = &candidate == candidates.data();
       const Tensor probabilities = ops_.softmax(logits);
       if (is_baseline) {
@@ -151,6 +154,7 @@ void check_options(const EvaluateOptions& options) {
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
   for (const int bits : options.bits)
     for (const std::string& format : options.formats) quant_spec(format, bits, options.group_size);
+  for (const std::string& bits : options.kv_bits) kv_options(ModelOptions(), bits, options.kv_keep_layers);
 }
 
 }  // namespace
@@ -185,14 +189,27 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
                   ", but the model's vocabulary has " + std::to_string(info.vocab_size));
   add_sizes(baseline, *source);
 
+  candidates.front().cache = model_options;
+  const EvaluateRow source_row = baseline;  // candidates may move as they grow
+  const std::shared_ptr<Model> source_model = candidates.front().model;
+  for (const std::string& bits : options.kv_bits) {
+    Candidate candidate;
+    candidate.row = source_row;
+    candidate.row.kv = bits;
+    candidate.row.config = "KV " + bits;
+    candidate.model = source_model;
+    candidate.cache = kv_options(model_options, bits, options.kv_keep_layers);
+    candidates.push_back(std::move(candidate));
+  }
+
   const nlohmann::json quantization = config_object(source->config(), options.model, "quantization");
   if (!quantization.empty()) {
     // A converted folder: its own row, without a baseline to compare with.
-    baseline.config = std::filesystem::path(options.model).filename().string();
-    baseline.format = config_string_or(quantization, options.model, "format", "original");
-    baseline.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
+    EvaluateRow& own = candidates.front().row;
+    own.config = std::filesystem::path(options.model).filename().string();
+    own.format = config_string_or(quantization, options.model, "format", "original");
+    own.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
   } else {
-    const EvaluateRow template_row = baseline;  // candidates may move as it grows
     for (const std::string& format : options.formats)
       for (const int bits : options.bits) {
         ConversionSpec spec;
@@ -203,7 +220,8 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
         const Conversion conversion(*source, spec);
         for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
         Candidate candidate;
-        candidate.row = template_row;
+        candidate.row = source_row;
+        candidate.cache = model_options;
         candidate.row.config = title(format, bits);
         candidate.row.format = format;
         candidate.row.bits = bits;

@@ -49,6 +49,18 @@ std::vector<int32_t> LanguageModel::State::prompt_tokens(std::string_view prompt
   return tokenizer().encode(chat->render(messages), false);
 }
 
+ModelOptions kv_options(ModelOptions options, const std::string& kv_bits, int kv_keep_layers) {
+  if (kv_keep_layers < 0)
+    throw UsageError("--kv-keep-layers " + std::to_string(kv_keep_layers) + ": must be 0 or more");
+  options.kv_keep_layers = kv_keep_layers;
+  if (kv_bits.empty() || kv_bits == "none") return options;
+  options.kv_bits = parse_kv_bits(kv_bits);
+  if (options.cache_dtype != DType::f16)
+    throw UsageError("--kv-bits " + kv_bits + ": a compressed cache keeps its newest tokens in float16; leave out " +
+                     "--cache-dtype");
+  return options;
+}
+
 Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens) {
   Tensor logits;
   while (!tokens.empty()) {
@@ -74,6 +86,7 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
     model_options.cache_dtype = DType::f32;
   else if (options.cache_dtype != "float16")
     throw UsageError("--cache-dtype " + options.cache_dtype + ": use float16 or float32");
+  model_options = kv_options(model_options, options.kv_bits, options.kv_keep_layers);
   auto state = std::make_unique<State>();
   state->checkpoint = open_checkpoint(path);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());

@@ -27,6 +27,10 @@ struct LanguageModel::State {
   std::vector<int32_t> prompt_tokens(std::string_view prompt, const GenerateOptions& options);
 };
 
+/// `options` with those of the caches as a command or caller names them. UsageError: what does not exist or does not
+/// fit.
+ModelOptions kv_options(ModelOptions options, const std::string& kv_bits, int kv_keep_layers);
+
 /// tokenizer.json of a checkpoint. Error if there is none.
 Tokenizer load_tokenizer(const Checkpoint& checkpoint);
 

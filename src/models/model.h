@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,8 +29,11 @@ struct ModelInfo {
 };
 
 struct ModelOptions {
-  bool exact = false;              // fp32 activations instead of int8
-  DType cache_dtype = DType::f16;  // of make_cache()
+  bool exact = false;  // fp32 activations instead of int8
+  // Of make_cache():
+  DType cache_dtype = DType::f16;
+  std::optional<KvBits> kv_bits = std::nullopt;  // compresses layers of full attention
+  int64_t kv_keep_layers = 0;  // but not so many first and so many last of those that keep keys and values
 };
 
 class Model {
@@ -44,11 +48,25 @@ class Model {
 
   const ModelInfo& info() const { return info_; }
   Ops& ops() { return *ops_; }
-  virtual Cache make_cache() const;
-  /// Bytes of a cache of that many tokens.
-  virtual size_t cache_bytes(int64_t tokens) const;
+  Cache make_cache() const { return make_cache(options_); }
+  /// As other options would make it. Error: heads that cannot be compressed.
+  Cache make_cache(const ModelOptions& options) const;
+  /// Fills the keys and values of an empty cache with random ones, as if so many tokens had been read: to measure the
+  /// speed at a depth without reading a text. States of linear layers stay as they are.
+  void fill_randomly(Cache& cache, int64_t tokens);
+  /// Bytes of make_cache() after that many tokens.
+  size_t cache_bytes(int64_t tokens) const;
 
  protected:
+  enum class LayerKind { full, window, linear };
+  /// The kind of a layer's attention; the shape in info() is that of all but its window.
+  virtual LayerKind layer_kind(int64_t /*layer*/) const { return LayerKind::full; }
+  virtual int64_t window(int64_t /*layer*/) const { return 0; }
+  /// Bytes of the state of a linear layer.
+  virtual size_t state_bytes() const { return 0; }
+  /// Which layers are compressed.
+  std::vector<bool> compressed_layers(const ModelOptions& options) const;
+
   Model(ModelInfo info, std::shared_ptr<Ops> ops, ModelOptions options)
       : info_(std::move(info)), ops_(std::move(ops)), options_(options) {}
 

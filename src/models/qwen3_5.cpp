@@ -85,17 +85,13 @@ Tensor Qwen35Model::forward(std::span<const SequenceTokens> sequences) {
   return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
 }
 
-Cache Qwen35Model::make_cache() const {
-  Cache cache;
-  for (const Layer& layer : layers_)
-    cache.layers.push_back(layer.linear ? make_recurrent_cache() : make_full_cache(options_.cache_dtype));
-  return cache;
+Model::LayerKind Qwen35Model::layer_kind(int64_t layer) const {
+  return layers_[static_cast<size_t>(layer)].linear ? LayerKind::linear : LayerKind::full;
 }
 
-size_t Qwen35Model::cache_bytes(int64_t tokens) const {
+size_t Qwen35Model::state_bytes() const {
   const int64_t floats = delta_.values() * delta_.key_dim + (taps_ - 1) * delta_.channels();
-  return Model::cache_bytes(tokens) + static_cast<size_t>(info_.n_layers - info_.attention_layers) *
-                                          static_cast<size_t>(floats) * item_size(DType::f32);
+  return static_cast<size_t>(floats) * item_size(DType::f32);
 }
 
 }  // namespace turboquant

@@ -1,7 +1,9 @@
 // The one table of architectures.
+#include <algorithm>
 #include <array>
 #include <cmath>
 
+#include "core/random.h"
 #include "io/config.h"
 #include "io/files.h"
 #include "models/llama.h"
@@ -96,15 +98,64 @@ std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<
   return row_of(checkpoint.config(), checkpoint.path().string()).make(checkpoint, std::move(ops), options);
 }
 
-Cache Model::make_cache() const {
+std::vector<bool> Model::compressed_layers(const ModelOptions& options) const {
+  std::vector<bool> compressed(static_cast<size_t>(info_.n_layers), false);
+  if (!options.kv_bits) return compressed;
+  int64_t seen = 0;  // layers that keep keys and values
+  for (int64_t i = 0; i < info_.n_layers; ++i) {
+    const LayerKind kind = layer_kind(i);
+    if (kind == LayerKind::linear) continue;
+    compressed[static_cast<size_t>(i)] = kind == LayerKind::full && seen >= options.kv_keep_layers &&
+                                         seen < info_.attention_layers - options.kv_keep_layers;
+    ++seen;
+  }
+  return compressed;
+}
+
+Cache Model::make_cache(const ModelOptions& options) const {
+  const std::vector<bool> compressed = compressed_layers(options);
   Cache cache;
-  for (int64_t i = 0; i < info_.n_layers; ++i) cache.layers.push_back(make_full_cache(options_.cache_dtype));
+  for (int64_t i = 0; i < info_.n_layers; ++i) {
+    if (layer_kind(i) == LayerKind::linear)
+      cache.layers.push_back(make_recurrent_cache());
+    else if (compressed[static_cast<size_t>(i)])
+      cache.layers.push_back(make_compressed_cache(*options.kv_bits, info_.attention.head_dim));
+    else
+      cache.layers.push_back(make_full_cache(options.cache_dtype));
+  }
   return cache;
 }
 
+void Model::fill_randomly(Cache& cache, int64_t tokens) {
+  constexpr int64_t kChunk = 256;
+  const int64_t width = info_.attention.n_kv_heads * info_.attention.head_dim;
+  const Tensor x = from_float(random_normal(1, kChunk * width).data(), {kChunk, width}, DType::f32);
+  const Tensor none = Tensor::zeros(DType::f32, {0, info_.attention.n_heads * info_.attention.head_dim});
+  for (int64_t i = 0; i < info_.n_layers; ++i) {
+    if (layer_kind(i) == LayerKind::linear) continue;
+    AttentionShape shape = info_.attention;
+    shape.window = window(i);
+    for (int64_t t = 0; t < tokens; t += kChunk) {
+      const Tensor chunk = x.rows(0, std::min(kChunk, tokens - t));
+      cache.layers[static_cast<size_t>(i)]->attend(*ops_, none, chunk, chunk, shape, none);
+    }
+  }
+}
+
 size_t Model::cache_bytes(int64_t tokens) const {
-  const int64_t page = ops_->page_tokens(), pages = (tokens + page - 1) / page;
-  return static_cast<size_t>(info_.attention_layers * pages) * ops_->page_bytes(info_.attention, options_.cache_dtype);
+  const std::vector<bool> compressed = compressed_layers(options_);
+  size_t bytes = 0;
+  for (int64_t i = 0; i < info_.n_layers; ++i) {
+    AttentionShape shape = info_.attention;
+    shape.window = window(i);
+    if (layer_kind(i) == LayerKind::linear)
+      bytes += state_bytes();
+    else if (compressed[static_cast<size_t>(i)])
+      bytes += compressed_cache_bytes(*ops_, shape, *options_.kv_bits, tokens);
+    else
+      bytes += full_cache_bytes(*ops_, shape, options_.cache_dtype, tokens);
+  }
+  return bytes;
 }
 
 }  // namespace turboquant

@@ -1,0 +1,124 @@
+#include <algorithm>
+#include <string>
+
+#include "cache/cache.h"
+#include "cache/shared_memory.h"
+
+namespace turboquant {
+namespace {
+
+// The newest full block stays exact, and the one that is filling. The one before them is kept in both forms, so that up
+// to a block of tokens can be forgotten again.
+constexpr int64_t kUndoBlocks = 1;
+
+/// How many blocks are compressed after so many tokens.
+int64_t compressed_blocks(int64_t tokens) { return std::max<int64_t>(tokens / kKvBlockTokens - 1, 0); }
+/// The first block that is kept in exact form.
+int64_t first_exact_block(int64_t tokens) { return std::max<int64_t>(compressed_blocks(tokens) - kUndoBlocks, 0); }
+int64_t blocks_of(int64_t tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
+
+size_t compressed_block_bytes(const AttentionShape& shape, KvBits bits) {
+  return static_cast<size_t>(shape.n_kv_heads * kv_head_bytes(bits, shape.head_dim));
+}
+
+class CompressedCache final : public LayerCache {
+ public:
+  CompressedCache(KvBits bits, int64_t head_dim) : code_(make_kv_code(bits, head_dim)) {}
+
+  // Block by block: what a query sees in which form depends on its position alone.
+  void attend(Ops& ops, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+              Tensor out) override {
+    for (int64_t begin = 0; begin < k.dim(0);) {
+      const int64_t end = std::min(k.dim(0), begin + kKvBlockTokens - length_ % kKvBlockTokens);
+      if (length_ % kKvBlockTokens == 0)
+        exact_.emplace_back(ops.exact_block_bytes(shape));
+      else
+        exact_.back().make_own();
+      locate();
+      ops.append_blocks(k.rows(begin, end), v.rows(begin, end), shape, blocks());
+      length_ += end - begin;
+      if (q.dim(0) > 0) ops.attention_blocks(q.rows(begin, end), shape, blocks(), out.rows(begin, end));
+      compress(ops, shape);
+      begin = end;
+    }
+  }
+
+  int64_t length() const override { return length_; }
+  size_t bytes() const override {
+    size_t total = first_.bytes();
+    for (const SharedMemory& block : compressed_) total += block.bytes();
+    for (const SharedMemory& block : exact_) total += block.bytes();
+    return total;
+  }
+
+  std::unique_ptr<LayerCache> fork() const override { return std::make_unique<CompressedCache>(*this); }
+
+  int64_t reach(int64_t length) const override {
+    if (length >= length_) return length_;
+    return compressed_blocks(length) >= first_exact_ ? std::max<int64_t>(length, 0) : 0;
+  }
+
+  void trim(int64_t length) override {
+    check_reach(length);
+    if (length == length_) return;
+    length_ = length;
+    if (length == 0) {
+      first_exact_ = 0;
+      first_ = SharedMemory();
+    }
+    compressed_.resize(static_cast<size_t>(compressed_blocks(length)));
+    exact_.resize(static_cast<size_t>(blocks_of(length) - first_exact_));
+  }
+
+ private:
+  // Addresses of what attention reads.
+  void locate() {
+    compressed_at_.clear();
+    for (const SharedMemory& block : compressed_) compressed_at_.push_back(block.data());
+    exact_at_.clear();
+    for (size_t i = compressed_.size() - static_cast<size_t>(first_exact_); i < exact_.size(); ++i)
+      exact_at_.push_back(exact_[i].data());
+  }
+
+  KvBlocks blocks() const {
+    return {&code_, compressed_.empty() ? nullptr : first_.data(), compressed_at_, exact_at_, length_};
+  }
+
+  void compress(Ops& ops, const AttentionShape& shape) {
+    while (static_cast<int64_t>(compressed_.size()) < compressed_blocks(length_)) {
+      const size_t block = compressed_.size();
+      SharedMemory codes(compressed_block_bytes(shape, code_.bits));
+      if (block == 0) first_ = SharedMemory(ops.first_tokens_bytes(shape));
+      ops.compress_block(exact_[block - static_cast<size_t>(first_exact_)].data(), shape, code_, codes.data(),
+                         block == 0 ? first_.data() : nullptr);
+      compressed_.push_back(std::move(codes));
+    }
+    const int64_t keep = first_exact_block(length_);
+    exact_.erase(exact_.begin(), exact_.begin() + (keep - first_exact_));
+    first_exact_ = keep;
+  }
+
+  KvCode code_;
+  int64_t length_ = 0;
+  SharedMemory first_;                    // the first tokens, exact; of a cache that has compressed any
+  std::vector<SharedMemory> compressed_;  // blocks 0, 1, ...
+  std::vector<SharedMemory> exact_;       // blocks first_exact_, ...
+  int64_t first_exact_ = 0;
+  std::vector<const std::byte*> compressed_at_;
+  std::vector<std::byte*> exact_at_;
+};
+
+}  // namespace
+
+std::unique_ptr<LayerCache> make_compressed_cache(KvBits bits, int64_t head_dim) {
+  return std::make_unique<CompressedCache>(bits, head_dim);
+}
+
+size_t compressed_cache_bytes(const Ops& ops, const AttentionShape& shape, KvBits bits, int64_t tokens) {
+  const int64_t compressed = compressed_blocks(tokens), exact = blocks_of(tokens) - first_exact_block(tokens);
+  return static_cast<size_t>(compressed) * compressed_block_bytes(shape, bits) +
+         static_cast<size_t>(exact) * ops.exact_block_bytes(shape) +
+         (compressed > 0 ? ops.first_tokens_bytes(shape) : 0);
+}
+
+}  // namespace turboquant
