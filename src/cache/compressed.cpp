@@ -93,7 +93,7 @@ class CompressedCache final : public LayerCache {
                          block == 0 ? first_.data() : nullptr);
       compressed_.push_back(std::move(codes));
     }
-    const int64_t keep = first_exact_block(length_);
+    const int64_t keep = std::max(first_exact_block(length_), first_exact_);  // after a trim, some are gone already
     exact_.erase(exact_.begin(), exact_.begin() + (keep - first_exact_));
     first_exact_ = keep;
   }

@@ -88,7 +88,8 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
       ->capture_default_str();
   command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();
-  command->add_option("--kv-bits", options.kv_bits, "Rows with a compressed KV cache, such as 3 k4v3 4; then rows of weights only with --bits");
+  command->add_option("--kv-bits", options.kv_bits,
+                      "Rows with a compressed KV cache, such as 3 k4v3 4; then rows of weights only with --bits");
   add_kv_keep_layers_option(*command, options.kv_keep_layers);
   command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
   command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();

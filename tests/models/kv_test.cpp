@@ -1,0 +1,76 @@
+// Models with compressed caches: every architecture, its layers with windows and of linear attention left alone.
+#include "io/checkpoint.h"
+#include "models/batch_invariance.h"
+
+namespace turboquant {
+namespace {
+
+constexpr const char* kMicro[] = {"llama", "mistral", "qwen2", "qwen2_moe", "gpt_oss", "qwen3_5", "qwen3_5_moe_hub"};
+
+std::unique_ptr<Model> model_with(const Checkpoint& checkpoint, const char* bits, int64_t keep_layers = 0) {
+  ModelOptions options;
+  options.exact = true;
+  if (bits != nullptr) options.kv_bits = parse_kv_bits(bits);
+  options.kv_keep_layers = keep_layers;
+  return load_model(checkpoint, make_cpu_ops(two_threads()), options);
+}
+
+/// The median over the last third of the tokens of the relative error of their logits: a router that picks another
+/// expert is an outlier.
+double median_error(const std::vector<float>& x, const std::vector<float>& expected, size_t tokens) {
+  const auto width = static_cast<std::ptrdiff_t>(x.size() / tokens);
+  std::vector<double> errors;
+  for (auto at = width * static_cast<std::ptrdiff_t>(2 * tokens / 3); at < width * static_cast<std::ptrdiff_t>(tokens);
+       at += width)
+    errors.push_back(relative_rms(std::span(x.begin() + at, x.begin() + at + width),
+                                  std::span(expected.begin() + at, expected.begin() + at + width)));
+  std::sort(errors.begin(), errors.end());
+  return errors[errors.size() / 2];
+}
+
+TEST(CompressedModel, EveryArchitecture) {
+  for (const char* name : kMicro) {
+    const auto checkpoint = open_checkpoint((kTestData / "micro" / name).string());
+    const auto plain = model_with(*checkpoint, nullptr), eight = model_with(*checkpoint, "8"),
+               three = model_with(*checkpoint, "k4v3");
+    const std::vector<int32_t> tokens = random_tokens(
+        static_cast<size_t>(std::min<int64_t>(200, plain->info().max_context)), plain->info().vocab_size, 5);
+    const std::vector<float> expected = one_pass(*plain, tokens), whole = one_pass(*three, tokens);
+    ASSERT_EQ(tokens.size(), 200u) << name;  // those from 128 on see compressed ones
+    const double error_8 = median_error(one_pass(*eight, tokens), expected, tokens.size()),
+                 error_3 = median_error(whole, expected, tokens.size());
+    EXPECT_LT(error_8, 0.02) << name;
+    EXPECT_LT(error_3, 0.25) << name;  // small models with random weights: more than real ones
+    if (name == std::string("mistral"))
+      EXPECT_EQ(error_3, 0);  // windows in all layers
+    else
+      EXPECT_GT(error_3, 2 * error_8) << name;  // and they are compressed
+    EXPECT_TRUE(same_bits(in_chunks(*three, tokens, 90), whole)) << name;
+    Cache cache = three->make_cache();
+    forward(*three, cache, tokens);
+    EXPECT_EQ(cache.bytes(), three->cache_bytes(static_cast<int64_t>(tokens.size()))) << name;
+  }
+}
+
+TEST(CompressedModel, KeptLayersCountThoseWithKeysAndValues) {
+  const auto checkpoint = open_checkpoint((kTestData / "micro" / "llama").string());
+  const auto plain = model_with(*checkpoint, nullptr);
+  const auto layers = static_cast<size_t>(plain->info().n_layers);
+  const auto bytes = [&](const Model& model) { return model.cache_bytes(10'000); };
+  const size_t all = bytes(*plain), none = bytes(*model_with(*checkpoint, "3"));
+  const size_t saved = (all - none) / layers;
+  EXPECT_EQ(bytes(*model_with(*checkpoint, "3", 1)), none + 2 * saved);
+  EXPECT_EQ(bytes(*model_with(*checkpoint, "3", plain->info().n_layers)), all);
+}
+
+TEST(CompressedModel, RandomContentOfACache) {
+  const auto checkpoint = open_checkpoint((kTestData / "micro" / "llama").string());
+  const auto model = model_with(*checkpoint, "k4v3");
+  Cache cache = model->make_cache();
+  model->fill_randomly(cache, 200);
+  EXPECT_EQ(cache.length(), 200);
+  for (const float x : forward(*model, cache, std::vector<int32_t>{1})) ASSERT_TRUE(std::isfinite(x));
+}
+
+}  // namespace
+}  // namespace turboquant
