@@ -15,7 +15,7 @@ struct Blocks {
   KvBits bits;
   int64_t dim, rows;
   std::vector<std::vector<uint8_t>> memory;
-  std::vector<const uint8_t*> blocks;  // and once more the last
+  std::vector<const uint8_t*> blocks;
   std::vector<int8_t> q;
   std::vector<float> scale;
   std::vector<int32_t> sum;
@@ -28,7 +28,6 @@ struct Blocks {
                 memory.back().data() + kv_side_bytes(bits.keys, dim));
       blocks.push_back(memory.back().data());
     }
-    blocks.push_back(blocks.back());
     q = dice.int8s(rows * dim);
     for (int64_t i = 0; i < rows; ++i) {
       scale.push_back(0.02F / std::sqrt(static_cast<float>(dim)));

@@ -91,14 +91,8 @@ struct Codes256 {
 
   static __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
-  /// How often key_sums() fetches.
-  template <int kRows>
-  static int64_t key_steps(int64_t dim) {
-    return 8 * dim / 16;
-  }
-
   template <int kBits, int kRows>
-  static void key_sums(const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows, Fetch& fetch) {
+  static void sum_keys(const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows, const KeyFetch& fetch) {
     const int64_t n = dim / 4;
     Decoder<kBits> decoder;
     for (int tile = 0; tile < 4; ++tile)
@@ -108,7 +102,7 @@ struct Codes256 {
         __m256i acc[kRows];
         unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r] = _mm256_setzero_si256(); });
         for (int64_t v = 0; v < n; v += 4) {
-          fetch.step();
+          fetch.step((2 * tile + half) * (n / 4) + v / 4, 8 * (n / 4));
           unroll<4>([&](auto j) TURBOQUANT_INLINE {
             const __m256i levels = decoder.template vector<j()>(tile * n + v, masks.next());
             const __m256i size = _mm256_abs_epi8(levels);  // at most 127: sums of two products fit 16 bits
@@ -125,15 +119,16 @@ struct Codes256 {
   }
 
   template <int kBits, int kRows>
-  static void value_sums(const uint8_t* const* blocks, int64_t offset, int64_t count, int64_t dim,
-                         SpanRows<kRows>& rows) {
+  static void sum_values(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
+    const int64_t dim = a.head_dim;
     Decoder<kBits> decoder;
     for (int64_t tile = 0; tile < dim / 16; ++tile)
       for (int half = 0; half < 2; ++half) {
         __m256i upper[kRows], lower[kRows];
         unroll<kRows>([&](auto r) TURBOQUANT_INLINE { upper[r] = lower[r] = _mm256_setzero_si256(); });
-        for (int64_t block = 0; block < count; ++block) {
-          const uint8_t* values = blocks[block] + offset;
+        for (int64_t block = 0; block < a.count; ++block) {
+          const uint8_t* values = a.blocks[block] + offset;
+          if (block < a.next_count) fetch(a.next[block], offset, 2 * tile + half, dim / 8);
           decoder.use(values, dim, half);
           const ValueMasks masks(values + kv_trellis_offset(kBits, dim), dim / 16, tile);
           for (int64_t v = 0; v < 16; v += 4)
@@ -155,21 +150,21 @@ struct Codes256 {
   }
 
   template <int kRows>
-  static void key_sums(int bits, const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows, Fetch& fetch) {
-    if (bits == 4) return key_sums<4, kRows>(keys, dim, token, rows, fetch);
-    if (bits == 3) return key_sums<3, kRows>(keys, dim, token, rows, fetch);
-    if (bits == 2) return key_sums<2, kRows>(keys, dim, token, rows, fetch);
-    key_sums<8, kRows>(keys, dim, token, rows, fetch);
+  static void key_sums(int bits, const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows,
+                       const KeyFetch& fetch) {
+    if (bits == 4) return sum_keys<4, kRows>(keys, dim, token, rows, fetch);
+    if (bits == 3) return sum_keys<3, kRows>(keys, dim, token, rows, fetch);
+    if (bits == 2) return sum_keys<2, kRows>(keys, dim, token, rows, fetch);
+    sum_keys<8, kRows>(keys, dim, token, rows, fetch);
   }
 
   /// `offset`: of the values in a block.
   template <int kRows>
-  static void value_sums(int bits, const uint8_t* const* blocks, int64_t offset, int64_t count, int64_t dim,
-                         SpanRows<kRows>& rows) {
-    if (bits == 4) return value_sums<4, kRows>(blocks, offset, count, dim, rows);
-    if (bits == 3) return value_sums<3, kRows>(blocks, offset, count, dim, rows);
-    if (bits == 2) return value_sums<2, kRows>(blocks, offset, count, dim, rows);
-    value_sums<8, kRows>(blocks, offset, count, dim, rows);
+  static void value_sums(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
+    if (a.value_bits == 4) return sum_values<4, kRows>(a, offset, rows);
+    if (a.value_bits == 3) return sum_values<3, kRows>(a, offset, rows);
+    if (a.value_bits == 2) return sum_values<2, kRows>(a, offset, rows);
+    sum_values<8, kRows>(a, offset, rows);
   }
 };
 

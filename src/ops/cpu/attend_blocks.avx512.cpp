@@ -77,16 +77,11 @@ struct Codes512 {
 
   template <int kRows>
   static constexpr int kKeyTiles = kRows > 4 ? 2 : 4;
-  /// How often key_sums() fetches.
-  template <int kRows>
-  static int64_t key_steps(int64_t dim) {
-    return 4 / kKeyTiles<kRows> * dim / 16;
-  }
 
   // As many tiles side by side as the registers allow: they share the broadcast bytes, which else bind, and a dot
   // product waits for the one before.
   template <int kBits, int kRows>
-  static void key_sums(const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows, Fetch& fetch) {
+  static void sum_keys(const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows, const KeyFetch& fetch) {
     constexpr int kTiles = kKeyTiles<kRows>;
     const int64_t n = dim / 4;
     const uint8_t* words = keys + kv_trellis_offset(kBits, dim);
@@ -100,7 +95,7 @@ struct Codes512 {
         unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[i][r] = _mm512_setzero_si512(); });
       });
       for (int64_t v = 0; v < n; v += 4) {
-        fetch.step();
+        fetch.step(tile / kTiles * (n / 4) + v / 4, 4 / kTiles * (n / 4));
         unroll<4>([&](auto j) TURBOQUANT_INLINE {
           __m512i levels[kTiles];
           unroll<kTiles>([&](auto i) TURBOQUANT_INLINE {
@@ -120,15 +115,16 @@ struct Codes512 {
   }
 
   template <int kBits, int kRows, int kTiles>
-  static void value_tiles(const uint8_t* const* blocks, int64_t offset, int64_t count, int64_t dim, int64_t tile,
-                          SpanRows<kRows>& rows) {
+  static void value_tiles(const AttendBlocks& a, int64_t offset, int64_t tile, SpanRows<kRows>& rows) {
+    const int64_t dim = a.head_dim;
     Decoder<kBits> decoder;
     __m512i upper[kTiles][kRows], lower[kTiles][kRows];
     unroll<kTiles>([&](auto i) TURBOQUANT_INLINE {
       unroll<kRows>([&](auto r) TURBOQUANT_INLINE { upper[i][r] = lower[i][r] = _mm512_setzero_si512(); });
     });
-    for (int64_t block = 0; block < count; ++block) {
-      const uint8_t* values = blocks[block] + offset;
+    for (int64_t block = 0; block < a.count; ++block) {
+      const uint8_t* values = a.blocks[block] + offset;
+      if (block < a.next_count) fetch(a.next[block], offset, tile / kTiles, dim / 16 / kTiles);
       const uint8_t* words = values + kv_trellis_offset(kBits, dim);
       decoder.use(values, dim);
       const ValueMasks first(words, dim / 16, tile), second(words, dim / 16, tile + kTiles - 1);
@@ -159,30 +155,30 @@ struct Codes512 {
   }
 
   template <int kBits, int kRows>
-  static void value_sums(const uint8_t* const* blocks, int64_t offset, int64_t count, int64_t dim,
-                         SpanRows<kRows>& rows) {
+  static void sum_values(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
+    const int64_t tiles = a.head_dim / 16;
     int64_t tile = 0;
     if constexpr (kRows <= 4)
-      for (; tile + 2 <= dim / 16; tile += 2) value_tiles<kBits, kRows, 2>(blocks, offset, count, dim, tile, rows);
-    for (; tile < dim / 16; ++tile) value_tiles<kBits, kRows, 1>(blocks, offset, count, dim, tile, rows);
+      for (; tile + 2 <= tiles; tile += 2) value_tiles<kBits, kRows, 2>(a, offset, tile, rows);
+    for (; tile < tiles; ++tile) value_tiles<kBits, kRows, 1>(a, offset, tile, rows);
   }
 
   template <int kRows>
-  static void key_sums(int bits, const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows, Fetch& fetch) {
-    if (bits == 4) return key_sums<4, kRows>(keys, dim, token, rows, fetch);
-    if (bits == 3) return key_sums<3, kRows>(keys, dim, token, rows, fetch);
-    if (bits == 2) return key_sums<2, kRows>(keys, dim, token, rows, fetch);
-    key_sums<8, kRows>(keys, dim, token, rows, fetch);
+  static void key_sums(int bits, const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows,
+                       const KeyFetch& fetch) {
+    if (bits == 4) return sum_keys<4, kRows>(keys, dim, token, rows, fetch);
+    if (bits == 3) return sum_keys<3, kRows>(keys, dim, token, rows, fetch);
+    if (bits == 2) return sum_keys<2, kRows>(keys, dim, token, rows, fetch);
+    sum_keys<8, kRows>(keys, dim, token, rows, fetch);
   }
 
   /// `offset`: of the values in a block.
   template <int kRows>
-  static void value_sums(int bits, const uint8_t* const* blocks, int64_t offset, int64_t count, int64_t dim,
-                         SpanRows<kRows>& rows) {
-    if (bits == 4) return value_sums<4, kRows>(blocks, offset, count, dim, rows);
-    if (bits == 3) return value_sums<3, kRows>(blocks, offset, count, dim, rows);
-    if (bits == 2) return value_sums<2, kRows>(blocks, offset, count, dim, rows);
-    value_sums<8, kRows>(blocks, offset, count, dim, rows);
+  static void value_sums(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
+    if (a.value_bits == 4) return sum_values<4, kRows>(a, offset, rows);
+    if (a.value_bits == 3) return sum_values<3, kRows>(a, offset, rows);
+    if (a.value_bits == 2) return sum_values<2, kRows>(a, offset, rows);
+    sum_values<8, kRows>(a, offset, rows);
   }
 };
 

@@ -88,25 +88,34 @@ class ValueMasks {
   uint64_t wrapped_[2][16];
 };
 
-/// Fetches the values of a block and the keys of the next while the keys are at work, some lines at a time: a block is
-/// too short for the processor to guess what comes, and all at once would wait for each other.
-class Fetch {
- public:
-  Fetch(const uint8_t* values, int64_t value_bytes, const uint8_t* keys, int64_t key_bytes, int64_t steps)
-      : from_{values, keys},
-        bytes_{value_bytes, key_bytes},
-        step_{(value_bytes / steps + 63) / 64 * 64, (key_bytes / steps + 63) / 64 * 64} {}
+/// Fetches part `index` of `count` of some memory. A block is too short for the processor to guess what comes, and all
+/// lines at once would wait for each other: keys are fetched while values are at work, and values while keys are.
+/// Always inlined: GCC drops calls of a function that does nothing but prefetch.
+inline __attribute__((always_inline)) void fetch(const uint8_t* from, int64_t bytes, int64_t index, int64_t count) {
+  const int64_t lines = (bytes + 63) / 64;
+  for (int64_t i = lines * index / count; i < lines * (index + 1) / count; ++i)
+    _mm_prefetch(reinterpret_cast<const char*>(from) + 64 * i, _MM_HINT_T0);
+}
 
-  void step() {
-    for (int i = 0; i < 2; ++i)
-      for (const int64_t end = at_[i] + step_[i]; at_[i] < end && at_[i] < bytes_[i]; at_[i] += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(from_[i]) + at_[i], _MM_HINT_T0);
-  }
-
- private:
-  const uint8_t* from_[2];
-  int64_t bytes_[2], step_[2], at_[2] = {0, 0};
-};
+/// 2^x for x <= 0, within 3e-6 of it; 0 far below.
+inline Floats exp2_of_negative(Floats x) {
+#if defined(__AVX512F__)
+  const Floats n = x.round(), r = x - n;
+#else
+  const Floats y = max(x, Floats::all(-126.0F)), n = y.round(), r = y - n;
+#endif
+  Floats p = Floats::all(1.33335581e-3F);
+  p = fma(p, r, Floats::all(9.61812911e-3F));
+  p = fma(p, r, Floats::all(5.55041087e-2F));
+  p = fma(p, r, Floats::all(2.40226507e-1F));
+  p = fma(p, r, Floats::all(6.93147181e-1F));
+  p = fma(p, r, Floats::all(1.0F));
+#if defined(__AVX512F__)
+  return {_mm512_scalef_ps(p.v, n.v)};
+#else
+  return p * n.exp2_whole();
+#endif
+}
 
 /// What the passes over a span hand on to each other.
 template <int kRows>
@@ -117,15 +126,26 @@ struct SpanRows {
   alignas(64) int32_t values[kRows][kKvMaxHeadDim];   // sum of weight * (level + bias)
 };
 
+/// What is fetched while a block's keys are at work.
+struct KeyFetch {
+  const uint8_t *values, *keys;  // of this block; of the next one, or null
+  int64_t value_bytes, key_bytes;
+
+  __attribute__((always_inline)) void step(int64_t index, int64_t count) const {
+    if (keys != nullptr) fetch(keys, key_bytes, index, count);
+    fetch(values, value_bytes, index, count);
+  }
+};
+
 template <class Codes, int kRows>
 void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
   const int64_t dim = a.head_dim, side = kv_side_bytes(a.key_bits, dim);
   SpanRows<kRows> rows;
   for (int r = 0; r < kRows; ++r) rows.q[r] = a.q[first + r];
   for (int64_t block = 0; block < a.count; ++block) {
-    Fetch fetch(a.blocks[block] + side, kv_side_bytes(a.value_bits, dim), a.blocks[block + 1], side,
-                Codes::template key_steps<kRows>(dim));
-    Codes::template key_sums<kRows>(a.key_bits, a.blocks[block], dim, block * kTokens, rows, fetch);
+    const uint8_t* next = a.fetched || block + 1 == a.count ? nullptr : a.blocks[block + 1];
+    Codes::template key_sums<kRows>(a.key_bits, a.blocks[block], dim, block * kTokens, rows,
+                                    {a.blocks[block] + side, next, kv_side_bytes(a.value_bits, dim), side});
   }
 
   const auto tokens = static_cast<int>(a.count * kTokens), hidden = static_cast<int>(a.hidden);
@@ -133,7 +153,9 @@ void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
   int32_t weight_sum[kRows];
   for (int r = 0; r < kRows; ++r) {
     alignas(64) float p[kSpanTokens];
-    const Floats scale = Floats::all(a.q_scale[first + r] * kv_unit(a.key_bits)), lowest = Floats::all(kNoScore);
+    constexpr float kLog2E = 1.44269504F, kLn2 = 0.693147181F;  // scores are to the base 2 here
+    const Floats scale = Floats::all(a.q_scale[first + r] * kv_unit(a.key_bits) * kLog2E),
+                 lowest = Floats::all(kNoScore);
     const Floats offset = Floats::all(static_cast<float>(Codes::kBias * a.q_sum[first + r]));
     Floats m = lowest;
     for (int t = 0; t < tokens; t += kWidth) {
@@ -149,7 +171,7 @@ void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
     for (int t = 0; t < tokens; t += kWidth) {
       const auto* scales =
           reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + side + kv_scales_offset(a.value_bits, dim));
-      Floats e = exp(Floats::load(p + t) - Floats::all(largest));
+      Floats e = exp2_of_negative(Floats::load(p + t) - Floats::all(largest));
       if (t < hidden) e = Floats::zero().keep_first(hidden - t, e);
       const Floats w = e * Floats::load_half(scales + t % kTokens);
       w.store(p + t);
@@ -157,14 +179,14 @@ void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
       heaviest = max(heaviest, w);
     }
     const float weight = heaviest.largest();
-    a.maximum[first + r] = largest;
+    a.maximum[first + r] = largest * kLn2;
     a.sum[first + r] = total.sum();
     factor[r] = weight * kv_unit(a.value_bits) / kLargestWeight;
     const float inverse = weight > 1e-30F ? kLargestWeight / weight : 0.0F;
     weight_sum[r] = Codes::split_weights(p, tokens, inverse, rows.weight[0][r], rows.weight[1][r]);
   }
 
-  Codes::template value_sums<kRows>(a.value_bits, a.blocks, side, a.count, dim, rows);
+  Codes::template value_sums<kRows>(a, side, rows);
   for (int r = 0; r < kRows; ++r) {
     const Floats scale = Floats::all(factor[r]);
     for (int64_t d = 0; d < dim; d += kWidth)

@@ -17,6 +17,8 @@
 namespace turboquant {
 namespace {
 
+constexpr int64_t kSpanGroup = 4;  // spans that a thread goes through one after the other
+
 static_assert(kKvFirstTokens == kKeyLanes);  // one vector of keys a coordinate
 
 void expect_blocks(const AttentionShape& shape, const KvBlocks& cache, int64_t tokens, const char* op) {
@@ -56,6 +58,13 @@ class Attend {
   }
 
   int64_t parts() const { return parts_; }
+  /// Groups of parts: the exact ones, and kSpanGroup spans each.
+  int64_t groups() const { return (spans_ + kSpanGroup - 1) / kSpanGroup + 1; }
+  /// The first part of a group; of group groups(), the end.
+  int64_t group_begin(int64_t group) const {
+    if (group == groups()) return parts_;
+    return group == 0 ? 0 : std::min(1 + group * kSpanGroup, first_exact_);
+  }
   int64_t floats() const { return dim_ + kKeyLanes; }  // a result: maximum, sum, then the values in so many
 
   /// Quantizes query rows [begin, end) of all heads, rotated as the keys are.
@@ -150,16 +159,21 @@ class Attend {
         {base, base + tokens * dim_, dim_, shape_.scale, count, q.data(), limit.data(), maximum, sum, values});
   }
 
+  /// This head's part of the blocks of a span; returns how many.
+  int64_t locate(int64_t span, int64_t head, std::array<const uint8_t*, kSpanBlocks>& block) const {
+    const int64_t begin = span * kSpanBlocks, count = std::clamp<int64_t>(compressed_ - begin, 0, kSpanBlocks);
+    for (int64_t i = 0; i < count; ++i)
+      block[static_cast<size_t>(i)] =
+          reinterpret_cast<const uint8_t*>(cache_.compressed[static_cast<size_t>(begin + i)]) +
+          head * kv_head_bytes(cache_.code->bits, dim_);
+    return count;
+  }
+
   void span(int64_t span, int64_t head, int64_t first, int64_t count, float* maximum, float* sum,
             float* const* values) const {
     const KvBits bits = cache_.code->bits;
-    const int64_t begin = span * kSpanBlocks, blocks = std::min<int64_t>(kSpanBlocks, compressed_ - begin);
-    std::array<const uint8_t*, kSpanBlocks + 1> block{};
-    for (int64_t i = 0; i <= blocks; ++i) {
-      const auto at = static_cast<size_t>(std::min(begin + i, compressed_ - 1));
-      block[static_cast<size_t>(i)] =
-          reinterpret_cast<const uint8_t*>(cache_.compressed[at]) + head * kv_head_bytes(bits, dim_);
-    }
+    std::array<const uint8_t*, kSpanBlocks> block{}, next{};
+    const int64_t blocks = locate(span, head, block);
     std::array<const int8_t*, kAttendRows> q{};
     std::array<float, kAttendRows> scale{};
     std::array<int32_t, kAttendRows> q_sum{};
@@ -169,8 +183,15 @@ class Attend {
       scale[static_cast<size_t>(i)] = q_scale_[at];
       q_sum[static_cast<size_t>(i)] = q_sum_[at];
     }
-    kernels_.attend_blocks({bits.keys, bits.values, dim_, blocks, block.data(), span == 0 ? kKvFirstTokens : 0, count,
-                            q.data(), scale.data(), q_sum.data(), maximum, sum, values});
+    AttendBlocks call{bits.keys, bits.values, dim_,         blocks,       block.data(), span == 0 ? kKvFirstTokens : 0,
+                      count,     q.data(),    scale.data(), q_sum.data(), maximum,      sum,
+                      values};
+    call.fetched = span % kSpanGroup != 0;
+    if ((span + 1) % kSpanGroup != 0) {
+      call.next = next.data();
+      call.next_count = locate(span + 1, head, next);
+    }
+    kernels_.attend_blocks(call);
   }
 
   const Kernels& kernels_;
@@ -284,8 +305,12 @@ void CpuOps::attention_blocks(const Tensor& queries, const AttentionShape& shape
     const auto result = [&](int64_t head, int64_t part) {
       return results.data<float>() + (head * parts + part) * rows * floats;
     };
-    pool_.parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) attend.part(i % parts, i / parts, 0, rows, result(i / parts, i % parts));
+    const int64_t groups = attend.groups();
+    pool_.parallel_for(heads * groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t head = i / groups, part = attend.group_begin(i % groups);
+             part < attend.group_begin(i % groups + 1); ++part)
+          attend.part(part, head, 0, rows, result(head, part));
     });
     pool_.parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
       Attend::Total total = attend.make_total();

@@ -31,7 +31,7 @@ struct AttendBlocks {
   int key_bits, value_bits;
   int64_t head_dim;              // a multiple of 16, at most kKvMaxHeadDim
   int64_t count;                 // blocks, in the order of their tokens, at most kSpanBlocks
-  const uint8_t* const* blocks;  // [count + 1] -> keys and then values of this head; of the last, only keys are fetched
+  const uint8_t* const* blocks;  // [count] -> keys and then values of this head
   int64_t hidden;                // how many of the first block's first tokens are not seen, fewer than 64
   int64_t rows;                  // query rows, at most kAttendRows; each sees all else
   const int8_t* const* q;        // [rows] -> [head_dim], in the basis of the keys
@@ -41,6 +41,11 @@ struct AttendBlocks {
   float* maximum;
   float* sum;
   float* const* values_sum;
+  // For speed: the blocks of the next call of this thread, whose keys are fetched, and whether the call before did
+  // that.
+  const uint8_t* const* next = nullptr;  // [next_count]
+  int64_t next_count = 0;
+  bool fetched = false;
 };
 
 /// Some columns of the memory of one head, over the tokens of one sequence.
