@@ -42,7 +42,7 @@ struct AttentionShape {
   int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
   float scale = 0;
   int64_t window = 0;  // a query sees itself and the window - 1 tokens before it; 0: all
-  Tensor sinks;        // F32 [n_heads]: a score of each head that the softmax counts, and that has no value; or empty
+  Tensor sinks = {};   // F32 [n_heads]: a score of each head that the softmax counts, and that has no value; or empty
 };
 
 /// Heads of a layer of linear attention by the gated delta rule. Each key head serves n_value_heads / n_key_heads value
