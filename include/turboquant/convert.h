@@ -20,6 +20,8 @@ struct ConvertOptions {
   uint64_t rotation_seed = 42;        ///< of the random signs
   std::string dtype;                  ///< of tensors that stay: "float16", "bfloat16", "float32"; empty: as they are
   int threads = 0;                    ///< 0: one a processor
+  bool resume = false;                ///< go on with an interrupted conversion to the same folder; and if this one is
+                                      ///< interrupted or fails, leave what is done for the next
   /// Called with every line worth telling ("Quantized 210 linear layers ...").
   std::function<void(const std::string&)> on_message;
 };

@@ -126,14 +126,14 @@ class Bench {
   // Weights a second that one core encodes, printed in millions.
   void encoder(int bits) {
     constexpr int64_t kRows = 256, kCols = 4096;
-    const std::vector<float> weights = random_normal(2, kRows * kCols);
+    const Tensor weights = from_float(random_normal(2, kRows * kCols).data(), {kRows, kCols}, DType::f32);
     const Rotation rotation = make_rotation(kCols, 3);
     QuantSpec spec;
     spec.bits = bits;
     std::vector<double> seconds;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       const auto start = Clock::now();
-      quantize(weights.data(), kRows, kCols, rotation, spec, nullptr);
+      quantize(weights, rotation, spec, nullptr);
       seconds.push_back(seconds_since(start));
     }
     fmt::print("{:<34} {:.1f} M weights/s on one core\n", fmt::format("encoder {} bits", bits),

@@ -26,6 +26,8 @@ void add_convert(CLI::App& app) {
   command->add_option("--rotation-seed", options->rotation_seed, "Seed of the random signs")->capture_default_str();
   command->add_option("--dtype", options->dtype,
                       "Type of tensors that stay: float16, bfloat16, float32; default: as they are");
+  command->add_flag("--resume", options->resume,
+                    "Go on with an interrupted conversion to the same folder; Ctrl-C leaves what is done for the next");
   command->add_flag("--fuse-rotations", *fuse, "Accepted for compatibility: rotations are shared already");
   command->add_flag("--use-qjl", *qjl, "Of turboquant-mlx; refused: a bit more is worth more");
   add_threads_option(*command, options->threads);

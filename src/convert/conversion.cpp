@@ -14,6 +14,11 @@
 namespace turboquant {
 namespace {
 
+// Weights of a matrix from which on all threads share it, so that each does not hold one such.
+constexpr int64_t kLargeMatrix = int64_t{1} << 25;
+// Bytes of the source after which what was read of it leaves the memory.
+constexpr int64_t kReleaseBytes = int64_t{1} << 28;
+
 constexpr const char* kFormatNames[] = {"tcq16", "original", "affine"};
 
 std::vector<float> codebook_values(int bits) {
@@ -194,11 +199,26 @@ double Conversion::bits_per_weight_linear() const {
   return 8.0 * static_cast<double>(linear_bytes_) / static_cast<double>(linear_weights_);
 }
 
-void Conversion::run(ThreadPool& pool, const std::function<void(const std::string&, const Tensor&)>& sink) const {
+// What a run works with.
+struct Conversion::Work {
+  ThreadPool& pool;
+  const Sink& sink;
+  const std::map<std::string, Rotation>& rotations;
+  const std::function<void(const TensorInfo&)>& done;  // a source was read
+};
+
+void Conversion::run(ThreadPool& pool, const Sink& take, const std::set<std::string>& written) const {
+  const Sink sink = [&](const std::string& name, const Tensor& tensor) {
+    if (!written.contains(name)) take(name, tensor);
+  };
+  const auto is_written = [&](const TensorInfo& output) { return written.contains(output.name); };
+  std::vector<const Item*> alone, together;
   int64_t total = 0;
-  for (const Item& item : items_)
+  for (const Item& item : items_) {
+    if (std::all_of(item.outputs.begin(), item.outputs.end(), is_written)) continue;
     for (const TensorInfo& source : item.sources) total += static_cast<int64_t>(source.bytes());
-  Progress progress("Quantizing", total, Progress::Unit::bytes);
+    (item.stacked || item.sources.front().shape.elements() > kLargeMatrix ? alone : together).push_back(&item);
+  }
 
   std::map<std::string, Rotation> rotations;
   for (const auto& [site, width] : sites_) {
@@ -213,28 +233,52 @@ void Conversion::run(ThreadPool& pool, const std::function<void(const std::strin
       sink(site + ".signs", from_float(signs, {width}, DType::f16));
     }
   }
-  for (const Item& item : items_) {
-    std::map<std::string, Tensor> stacks;
-    for (size_t i = 0; i < item.sources.size(); ++i) {
-      check_interrupt();
-      const auto rotation = rotations.find(item.site);
-      for (auto& [name, tensor] :
-           make(item, item.sources[i], rotation == rotations.end() ? Rotation() : rotation->second, pool)) {
-        if (!item.stacked) {
-          sink(name, tensor);
-          continue;
-        }
-        Tensor& stack = stacks[name];
-        const auto output = std::find_if(item.outputs.begin(), item.outputs.end(),
-                                         [&, &wanted = name](const TensorInfo& info) { return info.name == wanted; });
-        if (!stack) stack = Tensor::zeros(output->dtype, output->shape);
-        const size_t offset = output->shape == tensor.shape() ? 0 : i * tensor.bytes();  // a codebook is all experts'
-        std::copy_n(tensor.data<std::byte>(), tensor.bytes(), stack.data<std::byte>() + offset);
-      }
-      progress.advance(static_cast<int64_t>(item.sources[i].bytes()));
-    }
-    for (const auto& [name, stack] : stacks) sink(name, stack);
+
+  Progress progress("Quantizing", total, Progress::Unit::bytes);
+  std::mutex mutex;
+  int64_t since_release = 0;
+  const std::function<void(const TensorInfo&)> done = [&](const TensorInfo& source) {
+    check_interrupt();
+    const std::lock_guard lock(mutex);
+    progress.advance(static_cast<int64_t>(source.bytes()));
+    since_release += static_cast<int64_t>(source.bytes());
+    if (since_release < kReleaseBytes) return;
+    since_release = 0;
+    source_.release_pages();
+  };
+  const Work work{pool, sink, rotations, done};
+  for (const Item* item : alone) make_item(*item, work);
+  pool.parallel_for(static_cast<int64_t>(together.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) make_item(*together[static_cast<size_t>(i)], work);
+  });
+}
+
+void Conversion::make_item(const Item& item, const Work& work) const {
+  const auto found = work.rotations.find(item.site);
+  const Rotation rotation = found == work.rotations.end() ? Rotation() : found->second;
+  if (!item.stacked) {
+    for (const auto& [name, tensor] : make(item, item.sources.front(), rotation, work.pool)) work.sink(name, tensor);
+    work.done(item.sources.front());
+    return;
   }
+  std::map<std::string, Tensor> stacks;
+  for (const TensorInfo& output : item.outputs) stacks[output.name] = Tensor::zeros(output.dtype, output.shape);
+  const auto count = static_cast<int64_t>(item.sources.size());
+  work.pool.parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const TensorInfo& source = item.sources[static_cast<size_t>(i)];
+      for (const auto& [name, tensor] : make(item, source, rotation, work.pool)) {
+        Tensor& stack = stacks.at(name);
+        // A codebook is all experts': the first one's is taken.
+        const bool shared = stack.bytes() == tensor.bytes() && count > 1;
+        if (shared && i > 0) continue;
+        std::copy_n(tensor.data<std::byte>(), tensor.bytes(),
+                    stack.data<std::byte>() + static_cast<size_t>(i) * tensor.bytes());
+      }
+      work.done(source);
+    }
+  });
+  for (const auto& [name, stack] : stacks) work.sink(name, stack);
 }
 
 // What a source becomes: outputs by name, of one expert where they are stacked.
@@ -247,10 +291,9 @@ std::vector<std::pair<std::string, Tensor>> Conversion::make(const Item& item, c
                               ? tensor
                               : from_float(to_float(tensor).data<float>(), tensor.shape(), output.dtype)}};
   }
-  const Tensor values = to_float(tensor);
   Weight weight;
   try {
-    weight = quantize(values.data<float>(), values.dim(0), values.dim(1), rotation, *item.quant, &pool);
+    weight = quantize(tensor, rotation, *item.quant, &pool);
   } catch (const Error& error) {
     throw Error(source_.path().string() + ": tensor '" + source.name + "' " + error.what());
   }
@@ -271,7 +314,9 @@ class MemoryCheckpoint final : public Checkpoint {
     tensors_ = conversion.outputs();
     std::sort(tensors_.begin(), tensors_.end(),
               [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
-    conversion.run(pool, [this](const std::string& name, const Tensor& tensor) {
+    std::mutex mutex;
+    conversion.run(pool, [&](const std::string& name, const Tensor& tensor) {
+      const std::lock_guard lock(mutex);
       size_ += tensor.bytes();
       values_[name] = tensor;
     });

@@ -1,10 +1,11 @@
-// Conversion is a function from weights to weights: it walks tensors, never a model, and holds one tensor at a time
-// (in the formats of others, which stack experts, the same matrix of all experts of a layer).
+// Conversion is a function from weights to weights: it walks tensors, never a model.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -40,8 +41,13 @@ class Conversion {
   /// Bits a weight of the compressed linear layers, without the signs that layers share.
   double bits_per_weight_linear() const;
 
-  /// Makes the tensors one after the other and hands each to `sink`. Shows a progress bar; Ctrl-C unwinds.
-  void run(ThreadPool& pool, const std::function<void(const std::string&, const Tensor&)>& sink) const;
+  /// Takes a tensor of the result; called from several threads at a time.
+  using Sink = std::function<void(const std::string&, const Tensor&)>;
+
+  /// Makes the tensors and hands each to `take`, but for those that are `written` already. Matrices are worked on side
+  /// by side, one a thread; a large one by all threads together. Memory besides what it keeps: a matrix a thread,
+  /// and in the formats of others all experts' matrices of one kind of a layer. Shows a progress bar; Ctrl-C unwinds.
+  void run(ThreadPool& pool, const Sink& take, const std::set<std::string>& written = {}) const;
 
  private:
   struct Item {
@@ -56,8 +62,10 @@ class Conversion {
   void plan(Item& item);
   void plan_quantized(Item& item, const QuantSpec& quant);
   std::string output_name(std::string_view name) const;
+  struct Work;
   std::vector<std::pair<std::string, Tensor>> make(const Item& item, const TensorInfo& source, const Rotation& rotation,
                                                    ThreadPool& pool) const;
+  void make_item(const Item& item, const Work& work) const;
   std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role);
 
   const Checkpoint& source_;

@@ -50,6 +50,8 @@ class Checkpoint {
   virtual std::optional<std::string> file(std::string_view name) const = 0;
   /// Bytes of all files that hold tensors.
   virtual uint64_t size_on_disk() const = 0;
+  /// Gives back the memory of what was read so far from mapped files (MappedFile::release_pages).
+  virtual void release_pages() const {}
   /// One line on tensors that are in the files and left out here; empty if there are none.
   const std::string& note() const { return note_; }
 

@@ -84,6 +84,7 @@ class GgufCheckpoint final : public Checkpoint {
     return std::nullopt;
   }
   uint64_t size_on_disk() const override { return file_.size(); }
+  void release_pages() const override { file_.mapping()->release_pages(); }
 
  private:
   struct Source {

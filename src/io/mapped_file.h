@@ -27,6 +27,9 @@ class MappedFile {
   uint64_t size() const { return size_; }
   std::span<const std::byte> bytes() const { return {data_, static_cast<size_t>(size_)}; }
   const std::filesystem::path& path() const { return path_; }
+  /// Takes the pages that were read out of this process's memory. Views stay valid: what is read again comes from the
+  /// file, or from the system's cache of it.
+  void release_pages() const;
 
  private:
   std::filesystem::path path_;

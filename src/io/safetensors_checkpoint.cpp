@@ -61,6 +61,10 @@ class SafetensorsCheckpoint : public Checkpoint {
     return bytes;
   }
 
+  void release_pages() const override {
+    for (const SafetensorsFile& shard : shards_) shard.release_pages();
+  }
+
  private:
   void read_config() {
     const auto path = path_ / kConfig;

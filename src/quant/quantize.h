@@ -20,11 +20,10 @@ struct QuantSpec {
   bool fits(int64_t cols) const { return cols > 0 && cols % (method == Method::tcq16 ? 16 : group_size) == 0; }
 };
 
-/// w: [rows][cols] as in the checkpoint, not rotated; with a rotation (of width cols) each row becomes H(signs * row)
-/// first. `pool` may be null. The memory besides the result is a few rows a thread. Throws Error for bits and sizes
-/// that the method does not have; its text begins with "contains NaN" or "contains infinity" for such values, so that
-/// the caller can put the tensor's name before it.
-Weight quantize(const float* w, int64_t rows, int64_t cols, const Rotation& rotation, const QuantSpec& spec,
-                ThreadPool* pool);
+/// w: F32, F16 or BF16 [rows, cols] as in the checkpoint, not rotated; with a rotation (of width cols) each row becomes
+/// H(signs * row) first. `pool` may be null. The memory besides the result is a few rows a thread. Throws Error for
+/// bits and sizes that the method does not have; its text begins with "contains NaN" or "contains infinity" for such
+/// values, so that the caller can put the tensor's name before it.
+Weight quantize(const Tensor& w, const Rotation& rotation, const QuantSpec& spec, ThreadPool* pool);
 
 }  // namespace turboquant

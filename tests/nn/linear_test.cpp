@@ -27,7 +27,7 @@ TestCheckpoint quantized_layer(QuantSpec spec, bool rotated = true) {
   const bool tcq16 = spec.method == QuantSpec::Method::tcq16;
   checkpoint.config() = {{"quantization", {{"rotation", rotated ? "hadamard" : "none"}}}};
   const Rotation rotation = rotated ? make_rotation(kCols, 9) : Rotation();
-  const Weight weight = quantize(weights().data(), kRows, kCols, rotation, spec, nullptr);
+  const Weight weight = quantize(from_float(weights().data(), {kRows, kCols}, DType::f32), rotation, spec, nullptr);
   checkpoint.set(kModule + ".weight", weight.data);
   checkpoint.set(kModule + ".scales", weight.scales);
   if (weight.codebook) checkpoint.set(kModule + ".codebook", weight.codebook);
