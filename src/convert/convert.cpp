@@ -4,12 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <filesystem>
 
 #include "convert/conversion.h"
 #include "convert/options.h"
+#include "hub/hub.h"
 #include "io/safetensors.h"
 #include "models/model.h"
 
@@ -17,12 +17,6 @@ namespace turboquant {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Files that go with a model into the converted folder.
-constexpr std::array kSidecars = {
-    "tokenizer.json",     "tokenizer_config.json",   "special_tokens_map.json", "chat_template.jinja",
-    "chat_template.json", "generation_config.json",  "added_tokens.json",       "vocab.json",
-    "merges.txt",         "preprocessor_config.json"};
 
 /// A folder beside the final one that vanishes unless it is kept.
 class TemporaryFolder {
@@ -83,11 +77,11 @@ ConvertResult convert(const ConvertOptions& options) {
   if (options.output.empty()) throw UsageError("no output folder given");
   fs::path output = fs::path(options.output).lexically_normal();
   if (!output.has_filename()) output = output.parent_path();
+  TemporaryFolder folder(output);  // first: a download is not worth starting if there is no place for the result
   say("Loading model from " + options.model);
-  const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  const std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
-  TemporaryFolder folder(output);
 
   const Conversion conversion(*source, spec);
   for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
@@ -107,7 +101,7 @@ ConvertResult convert(const ConvertOptions& options) {
   });
   writer.finish(result.parameters);
   result.bits_per_weight = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.parameters);
-  for (const char* name : kSidecars)
+  for (const char* name : kModelFiles)
     if (const std::optional<std::string> text = source->file(name)) write_text(folder.path() / name, *text);
   write_text(folder.path() / "config.json", conversion.config().dump(4) + "\n");
   write_text(folder.path() / "README.md", model_card(options, result));
