@@ -11,7 +11,7 @@ struct HubSettings {
   std::filesystem::path cache;  ///< HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub
   std::string token;            ///< HF_TOKEN, else the file HF_TOKEN_PATH or HF_HOME/token; empty: none
   bool offline = false;         ///< HF_HUB_OFFLINE
-  int patience_s = 30;          ///< HF_HUB_DOWNLOAD_TIMEOUT: longest time to connect, and without a byte
+  int patience_s = 30;          ///< HF_HUB_DOWNLOAD_TIMEOUT: longest time without a byte
 };
 
 /// Reads the environment. Error: a value that cannot be used.

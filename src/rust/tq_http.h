@@ -14,7 +14,7 @@ extern "C" {
 typedef struct TqRequest TqRequest;
 typedef struct TqDigest TqDigest;
 
-/* `headers`: lines "Name: value". `patience_s`: the longest time to connect, and without a byte. */
+/* `headers`: lines "Name: value". `patience_s`: the longest time without a byte. */
 int tq_http_start(const char* method, size_t method_size, const char* url, size_t url_size, const char* headers,
                   size_t headers_size, uint32_t patience_s, TqRequest** request, TqText* error);
 /* At any time; the transfer then ends by itself. */

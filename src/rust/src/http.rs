@@ -9,11 +9,13 @@ use std::time::Duration;
 use ureq::tls::{parse_pem, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Error, Timeout};
 
-use crate::Result;
+use crate::{caught, Result};
 
 const CHUNK: usize = 256 << 10;
 /// Chunks that may wait for the caller; with CHUNK this bounds the memory of a transfer.
 const WAITING: usize = 8;
+/// Longest time to connect: without a network the cache is used, which should not take longer.
+const CONNECT: Duration = Duration::from_secs(10);
 
 pub enum Event {
     /// Status, and the headers as lines "name: value" with names in lower case.
@@ -34,7 +36,7 @@ pub enum Next {
 }
 
 impl Request {
-    /// `headers`: lines "Name: value". `patience`: the longest time to connect, and without a byte.
+    /// `headers`: lines "Name: value". `patience`: the longest time without a byte.
     pub fn start(method: &str, url: &str, headers: &str, patience: Duration) -> Result<Request> {
         let mut request = ureq::http::Request::builder().method(method).uri(url);
         for line in headers.lines() {
@@ -45,8 +47,7 @@ impl Request {
         let request = request.body(()).map_err(|_| "not a valid address or header".to_string())?;
         let (sender, events) = sync_channel(WAITING);
         let body = move || {
-            let failed = run(request, patience, &sender).err();
-            if let Some(message) = failed {
+            if let Err(message) = caught(|| run(request, patience, &sender)) {
                 // If nobody listens any more, nobody wants to know.
                 let _ = sender.send(Event::Failed(message));
             }
@@ -68,7 +69,7 @@ fn run(request: ureq::http::Request<()>, patience: Duration, sender: &SyncSender
     let agent = agent()?;
     let request = agent
         .configure_request(request)
-        .timeout_connect(Some(patience))
+        .timeout_connect(Some(patience.min(CONNECT)))
         .timeout_recv_response(Some(patience))
         .timeout_per_read(Some(patience))
         .build();
@@ -143,7 +144,9 @@ fn explain(error: &Error, patience: Duration) -> String {
             Some(inner) => explain(inner, patience),
             None => plain(e),
         },
-        Error::Timeout(Timeout::Connect | Timeout::Resolve) => format!("no connection within {} s", patience.as_secs()),
+        Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
+            format!("no connection within {} s", patience.min(CONNECT).as_secs())
+        }
         Error::Timeout(_) => format!("no answer for {} s", patience.as_secs()),
         Error::HostNotFound => "host not found".into(),
         other => other.to_string(),

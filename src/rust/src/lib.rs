@@ -76,9 +76,9 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `body`; an error or a panic becomes one line in `error`. A panic here is bad input that a library did not
-/// expect, so it is reported like any other bad input and not printed on stderr.
-unsafe fn guarded(error: *mut TqText, body: impl FnOnce() -> Result<()>) -> c_int {
+/// Runs `body` and makes an error of a panic. A panic here is bad input that a library did not expect, so it is
+/// reported like any other bad input and not printed on stderr.
+fn caught(body: impl FnOnce() -> Result<()>) -> Result<()> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = std::panic::take_hook();
@@ -94,7 +94,12 @@ unsafe fn guarded(error: *mut TqText, body: impl FnOnce() -> Result<()>) -> c_in
         Err(message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown failure").to_string())
     });
     INSIDE.with(|inside| inside.set(false));
-    match result {
+    result
+}
+
+/// Runs `body`; an error or a panic becomes one line in `error`.
+unsafe fn guarded(error: *mut TqText, body: impl FnOnce() -> Result<()>) -> c_int {
+    match caught(body) {
         Ok(()) => 0,
         Err(message) => {
             put_text(error, message.split_whitespace().collect::<Vec<_>>().join(" "));
