@@ -10,7 +10,8 @@
 namespace turboquant {
 
 struct ConvertOptions {
-  std::string model;                  ///< Hugging Face folder or .gguf file
+  std::string model;                  ///< Hugging Face folder, .gguf file, or org/name on the hub
+  std::string revision;               ///< of a model on the hub: branch, tag or commit; empty: main
   std::string output;                 ///< folder to make; must not exist
   std::string format = "tcq16";       ///< "tcq16", or "original": the format of turboquant-mlx
   int bits = 3;                       ///< of linear layers: 2, 3 or 4

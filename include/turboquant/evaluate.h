@@ -11,7 +11,8 @@
 namespace turboquant {
 
 struct EvaluateOptions {
-  std::string model;  ///< Hugging Face folder or .gguf file; a converted folder is evaluated as it is
+  std::string model;     ///< folder, .gguf file, or org/name on the hub; a converted folder is evaluated as it is
+  std::string revision;  ///< of a model on the hub: branch, tag or commit; empty: main
   std::vector<int> bits = {2, 3, 4};
   std::vector<std::string> formats = {"tcq16", "original", "affine"};
   int group_size = 64;  ///< of the original's format and of affine quantization

@@ -17,6 +17,7 @@ struct LoadOptions {
   int threads = 0;                                     ///< 0: one a processor
   bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
   std::string cache_dtype = "float16";                 ///< of the KV cache: "float16" or "float32"
+  std::string revision;                                ///< of a model on the hub: branch, tag, commit; empty: main
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 
@@ -46,7 +47,8 @@ struct GenerateResult {
 /// A model with its tokenizer. One thread at a time.
 class LanguageModel {
  public:
-  /// Hugging Face folder, folder that convert() wrote, or .gguf file. Weights stay in the mapped file.
+  /// Hugging Face folder, folder that convert() wrote, .gguf file, or org/name on the Hugging Face hub, which is
+  /// downloaded. Weights stay in the mapped file.
   static LanguageModel load(const std::string& path, const LoadOptions& options = {});
   ~LanguageModel();
   LanguageModel(LanguageModel&&) noexcept;

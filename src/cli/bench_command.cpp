@@ -10,6 +10,7 @@
 #include "core/interrupt.h"
 #include "core/random.h"
 #include "generate/state.h"
+#include "hub/hub.h"
 #include "models/summary.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
@@ -28,7 +29,7 @@ double median(std::vector<double> values) {
 }
 
 struct BenchOptions {
-  std::string model, synthetic, json;
+  std::string model, revision, synthetic, json;
   int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64;
   bool kernels = false;
 };
@@ -49,7 +50,7 @@ class Bench {
     std::unique_ptr<Checkpoint> synthetic, real;  // first: a wrong name should not wait for measurements
     if (!options_.synthetic.empty())
       synthetic = make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_);
-    if (!options_.model.empty()) real = open_checkpoint(options_.model);
+    if (!options_.model.empty()) real = open_model(options_.model, options_.revision, message);
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
     fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share");
     memory_ = memory_read_rate(*pool_) * 1e-9;
@@ -62,8 +63,8 @@ class Bench {
       for (const int bits : {2, 3, 4, 8}) matvec(bits);
       for (const int bits : {2, 3, 4}) encoder(bits);
     }
-    if (synthetic) model(*synthetic);
-    if (real) model(*real);
+    if (synthetic) model(*synthetic, options_.synthetic);
+    if (real) model(*real, options_.model);
     if (!options_.json.empty()) {
       std::vector<std::string> lines;
       for (const BenchRow& row : rows_)
@@ -140,11 +141,11 @@ class Bench {
                kRows * kCols / median(seconds) * 1e-6);
   }
 
-  void model(const Checkpoint& checkpoint) {
+  void model(const Checkpoint& checkpoint, const std::string& given) {
     const auto loading = Clock::now();
     const std::unique_ptr<Model> model = load_model(checkpoint, ops_, {});
     const double load_s = seconds_since(loading);
-    const std::string label = checkpoint.path().filename().string();
+    const std::string label = std::filesystem::path(given).filename().string();
     const Summary summary = summarize(checkpoint);
     auto token_bytes = static_cast<double>(summary.linear.bytes);  // what a token reads: linear layers and head
     for (const auto& [key, share] : summary.matrices)
@@ -193,7 +194,7 @@ void add_bench(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("bench", "Measure speed, beside the ceilings of this machine read in the same run");
   auto options = std::make_shared<BenchOptions>();
-  command->add_option("--model,--hf-path", options->model, "Model to measure");
+  add_model_option(*command, options->model, options->revision)->required(false);
   command->add_option("--synthetic", options->synthetic,
                       "Random weights of a real shape: llama-3.2-1b or llama-3.1-8b");
   command->add_option("--bits,-b", options->bits, "Bits of the synthetic linear layers: 2, 3 or 4")

@@ -51,8 +51,9 @@ void refuse_unknown_command(const CLI::App& app, int argc, const char* const* ar
 
 void message(const std::string& line) { spdlog::info("{}", line); }
 
-CLI::Option* add_model_option(CLI::App& command, std::string& model) {
-  return command.add_option("--model,--hf-path", model, "Hugging Face folder, converted folder, or .gguf file")
+CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string& revision, const std::string& names) {
+  command.add_option("--revision", revision, "Branch, tag or commit of a model from the hub; default: main");
+  return command.add_option(names, model, "Folder, .gguf file, or org/name on the Hugging Face hub, to be downloaded")
       ->required();
 }
 

@@ -20,7 +20,9 @@ void add_logits(CLI::App& app);
 void add_completion(CLI::App& app);
 
 /// The flags that several commands share, described once.
-CLI::Option* add_model_option(CLI::App& command, std::string& model);
+/// `names`: as CLI11 writes them.
+CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string& revision,
+                              const std::string& names = "--model,--hf-path");
 void add_threads_option(CLI::App& command, int& threads);
 
 /// A line on standard error: "[info] ..." unless --quiet.

@@ -8,7 +8,7 @@ void add_convert(CLI::App& app) {
   auto options = std::make_shared<ConvertOptions>();
   auto qjl = std::make_shared<bool>(false), fuse = std::make_shared<bool>(false);
   options->output = "mlx_model";
-  add_model_option(*command, options->model);
+  add_model_option(*command, options->model, options->revision);
   command->add_option("--mlx-path,--output,-o", options->output, "Folder to make; must not exist")
       ->capture_default_str();
   command->add_option("--bits,-b", options->bits, "Bits of linear layers: 2, 3 or 4")->capture_default_str();

@@ -74,7 +74,7 @@ void add_evaluate(CLI::App& app) {
   auto state = std::make_shared<State>();
   EvaluateOptions& options = state->options;
   options.text = kDefaultText;
-  add_model_option(*command, options.model);
+  add_model_option(*command, options.model, options.revision);
   command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
   command->add_option("--formats", options.formats, "tcq16, original, affine")->capture_default_str();
   command

@@ -24,7 +24,7 @@ void add_generate(CLI::App& app) {
   };
   auto state = std::make_shared<State>();
   GenerateOptions& options = state->generate;
-  add_model_option(*command, state->model);
+  add_model_option(*command, state->model, state->load.revision);
   command->add_option("--prompt,-p", state->prompt, "What to answer or continue")->capture_default_str();
   command->add_option("--max-tokens,-m,-n", options.max_tokens, "Most tokens to write")->capture_default_str();
   command->add_option("--temp,--temperature", options.temperature, "Temperature; 0: always the most likely token")

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "hub/hub.h"
 #include "models/model.h"
 #include "models/summary.h"
 #include "turboquant/error.h"
@@ -17,19 +18,18 @@ const char* role_name(Role role) { return role == Role::linear ? "linear" : role
 void add_info(CLI::App& app) {
   CLI::App* command = app.add_subcommand("info", "Describe a model: architecture, sizes, bits, memory needed");
   struct State {
-    std::string model;
+    std::string model, revision;
     int64_t context = 4096;
     bool json = false;
   };
   auto state = std::make_shared<State>();
-  command->add_option("model,--model,--hf-path", state->model, "Hugging Face folder, converted folder, or .gguf file")
-      ->required();
+  add_model_option(*command, state->model, state->revision, "model,--model,--hf-path");
   command->add_option("--context,-c", state->context, "Context length that memory is stated for")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", state->json, "Print JSON");
   command->callback([state] {
-    const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(state->model);
+    const std::unique_ptr<Checkpoint> checkpoint = open_model(state->model, state->revision, message);
     const ModelInfo info = model_info(checkpoint->config(), state->model);
     const Summary summary = summarize(*checkpoint);
     const int64_t context = std::min(state->context, info.max_context);

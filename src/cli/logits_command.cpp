@@ -32,7 +32,7 @@ void add_logits(CLI::App& app) {
     int greedy = 0;
   };
   auto state = std::make_shared<State>();
-  add_model_option(*command, state->model);
+  add_model_option(*command, state->model, state->load.revision);
   command->add_option("--input", state->input, "safetensors file with input_ids [batch, tokens]")->required();
   command->add_option("--output", state->output, "safetensors file to write: logits F32 [batch, tokens, vocabulary]")
       ->required();

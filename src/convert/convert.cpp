@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <filesystem>
 
 #include "convert/conversion.h"
 #include "convert/options.h"
 #include "convert/partial_folder.h"
+#include "hub/hub.h"
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "models/model.h"
@@ -19,12 +19,6 @@ namespace turboquant {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Files that go with a model into the converted folder.
-constexpr std::array kSidecars = {
-    "tokenizer.json",     "tokenizer_config.json",   "special_tokens_map.json", "chat_template.jinja",
-    "chat_template.json", "generation_config.json",  "added_tokens.json",       "vocab.json",
-    "merges.txt",         "preprocessor_config.json"};
 
 std::string model_card(const ConvertOptions& options, const ConvertResult& result) {
   const std::string name = fs::path(options.model).filename().string();
@@ -46,8 +40,10 @@ ConvertResult convert(const ConvertOptions& options) {
   if (options.output.empty()) throw UsageError("no output folder given");
   fs::path output = fs::path(options.output).lexically_normal();
   if (!output.has_filename()) output = output.parent_path();
+  PartialFolder folder(output,
+                       options.resume);  // first: a download is not worth starting if there is no place for the result
   say("Loading model from " + options.model);
-  const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  const std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
 
@@ -62,8 +58,7 @@ ConvertResult convert(const ConvertOptions& options) {
 
   const nlohmann::json fingerprint = {version(), files_fingerprint(source->path()), conversion.config()["quantization"],
                                       options.dtype};
-  PartialFolder folder(output, fingerprint.dump(), options.resume);
-  const std::set<std::string>& written = folder.written();
+  const std::set<std::string> written = folder.begin(fingerprint.dump());
   if (!written.empty()) say(fmt::format("Resuming: {} tensors are written already", written.size()));
   if (folder.replaced()) say("Replacing an unfinished conversion (--resume goes on with one)");
   SafetensorsWriter writer(folder.path(), conversion.outputs(),
@@ -79,7 +74,7 @@ ConvertResult convert(const ConvertOptions& options) {
   writer.finish(result.parameters);
   result.bytes = writer.bytes();
   result.bits_per_weight = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.parameters);
-  for (const char* name : kSidecars)
+  for (const char* name : kModelFiles)
     if (const std::optional<std::string> text = source->file(name)) write_text(folder.path() / name, *text);
   write_text(folder.path() / "config.json", conversion.config().dump(4) + "\n");
   write_text(folder.path() / "README.md", model_card(options, result));

@@ -21,7 +21,7 @@ constexpr const char* kJournal = "conversion.journal";
 
 }  // namespace
 
-PartialFolder::PartialFolder(const fs::path& final, const std::string& fingerprint, bool resume)
+PartialFolder::PartialFolder(const fs::path& final, bool resume)
     : path_(final.parent_path() / ("." + final.filename().string() + ".partial")),
       final_(final),
       journal_(path_ / kJournal),
@@ -33,7 +33,7 @@ PartialFolder::PartialFolder(const fs::path& final, const std::string& fingerpri
        parent = parent.parent_path())
     made_.push_back(parent);
   if (!made_.empty()) fs::create_directories(made_.front(), error);
-  const bool is_new = !error && fs::create_directory(path_, error);
+  is_new_ = !error && fs::create_directory(path_, error);
   if (error) throw Error(path_.string() + ": cannot create the output folder: " + error.message());
   fd_ = ::open(journal_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (fd_ < 0) throw Error(journal_.string() + ": cannot be written: " + std::strerror(errno));
@@ -41,20 +41,25 @@ PartialFolder::PartialFolder(const fs::path& final, const std::string& fingerpri
     ::close(fd_);
     throw Error(path_.string() + ": another process is writing this model; wait until it has finished");
   }
-  if (!is_new && resume) {
-    written_ = read_journal(fingerprint);
-    if (!written_.empty()) return;
-  }
-  replaced_ = !is_new;
+}
+
+std::set<std::string> PartialFolder::begin(const std::string& fingerprint) {
+  std::set<std::string> written;
+  if (!is_new_ && resumable_) written = read_journal(fingerprint);
+  begun_ = true;
+  if (!written.empty()) return written;
+  replaced_ = !is_new_;
+  std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(path_, error))
     if (entry.path() != journal_) fs::remove_all(entry.path(), error);
   if (::ftruncate(fd_, 0) != 0) throw Error(journal_.string() + ": cannot be written: " + std::strerror(errno));
   append(fingerprint + "\n");
+  return written;
 }
 
 PartialFolder::~PartialFolder() {
   if (fd_ >= 0) ::close(fd_);
-  if (path_.empty() || resumable_) return;
+  if (path_.empty() || (begun_ ? resumable_ : !is_new_)) return;
   std::error_code ignored;
   fs::remove_all(path_, ignored);
   for (const fs::path& parent : made_) fs::remove(parent, ignored);
@@ -67,7 +72,6 @@ std::set<std::string> PartialFolder::read_journal(const std::string& fingerprint
   size_t begin = text.find('\n');
   if (begin == text.npos) return names;
   if (text.substr(0, begin) != fingerprint) {
-    ::close(fd_);
     throw Error(path_.string() +
                 ": was begun from another source or with other settings; convert without --resume to begin anew");
   }

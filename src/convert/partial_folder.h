@@ -1,6 +1,7 @@
 // The folder that a conversion writes to before it has its final name, and the journal that lets another run go on.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <mutex>
@@ -17,17 +18,16 @@ namespace turboquant {
 /// What a killed process leaves stays until the next conversion to the same name, which resumes or replaces it.
 class PartialFolder {
  public:
-  /// `fingerprint`: one line that says what is converted and how. With `resume` what an earlier run with the same
-  /// fingerprint has written counts. Error: the final folder exists, another process is writing it, the folder cannot
-  /// be made, or `resume` and the fingerprint is another.
-  PartialFolder(const std::filesystem::path& final, const std::string& fingerprint, bool resume);
+  /// Error: the final folder exists, another process is writing it, the folder cannot be made.
+  PartialFolder(const std::filesystem::path& final, bool resume);
   ~PartialFolder();
   PartialFolder(const PartialFolder&) = delete;
   PartialFolder& operator=(const PartialFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
-  /// Tensors that an earlier run has written.
-  const std::set<std::string>& written() const { return written_; }
+  /// Before the first file is written. `fingerprint`: one line that says what is converted and how. Returns the tensors
+  /// that an earlier run has written, none without `resume`. Error: an earlier run had another fingerprint.
+  std::set<std::string> begin(const std::string& fingerprint);
   /// True if the leftover of an earlier run was removed.
   bool replaced() const { return replaced_; }
 
@@ -58,10 +58,9 @@ class PartialFolder {
 
   std::filesystem::path path_, final_, journal_;
   bool resumable_;
-  bool replaced_ = false;
+  bool is_new_ = false, begun_ = false, replaced_ = false;
   std::vector<std::filesystem::path> made_;  // parents that were not there, the innermost first
-  std::set<std::string> written_;
-  int fd_ = -1;  // of the journal, locked
+  int fd_ = -1;                              // of the journal, locked
   std::mutex mutex_;
   std::vector<std::string> pending_;
   Clock::time_point next_ = Clock::now() + std::chrono::milliseconds(100);

@@ -13,6 +13,7 @@
 #include "core/progress.h"
 #include "generate/evaluation_text.h"
 #include "generate/state.h"
+#include "hub/hub.h"
 #include "io/config.h"
 #include "models/summary.h"
 
@@ -160,7 +161,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   const auto say = [&](const std::string& line) {
     if (options.on_message) options.on_message(line);
   };
-  const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  const std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
   if (!source->note().empty()) say(source->note());
   const auto pool = std::make_shared<ThreadPool>(options.threads);
   const std::shared_ptr<Ops> ops = make_cpu_ops(pool);

@@ -7,6 +7,7 @@
 #include "generate/sampler.h"
 #include "generate/state.h"
 #include "generate/stop.h"
+#include "hub/hub.h"
 #include "io/config.h"
 
 namespace turboquant {
@@ -75,7 +76,7 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   else if (options.cache_dtype != "float16")
     throw UsageError("--cache-dtype " + options.cache_dtype + ": use float16 or float32");
   auto state = std::make_unique<State>();
-  state->checkpoint = open_checkpoint(path);
+  state->checkpoint = open_model(path, options.revision, options.on_message);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
   state->pool = std::make_shared<ThreadPool>(options.threads);
   state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), model_options);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -28,6 +29,18 @@ std::string describe(const TensorInfo& info);
 std::optional<uint64_t> checked_bytes(DType dtype, const Shape& shape);
 /// The tensor of that name in a list sorted by name, or null.
 const TensorInfo* find_tensor(const std::vector<TensorInfo>& tensors, std::string_view name);
+
+/// Files that belong to a model beside config.json and its weights, where it has them.
+inline constexpr const char* kModelFiles[] = {"tokenizer.json",
+                                              "tokenizer_config.json",
+                                              "special_tokens_map.json",
+                                              "added_tokens.json",
+                                              "vocab.json",
+                                              "merges.txt",
+                                              "chat_template.jinja",
+                                              "chat_template.json",
+                                              "generation_config.json",
+                                              "preprocessor_config.json"};
 
 class Checkpoint {
  public:
@@ -71,6 +84,13 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
 /// language_model. become those of a text model, and the tensors of image encoders (visual, vision_tower) and of
 /// multi-token prediction (mtp) are left out, which note() says. A checkpoint without such names is returned as it is.
 std::unique_ptr<Checkpoint> language_model_of(std::unique_ptr<Checkpoint> checkpoint);
+
+/// Where a folder has its tensors: the one file, or the shards that the index names. The one file goes first.
+inline constexpr const char* kSafetensorsFile = "model.safetensors";
+inline constexpr const char* kSafetensorsIndex = "model.safetensors.index.json";
+/// Tensor name to shard, of a parsed index; Error naming `where` if it is damaged or names what is no file beside it.
+std::map<std::string, std::string> weight_map(const nlohmann::json& index, const std::string& where);
+std::map<std::string, std::string> read_weight_map(const std::filesystem::path& index);
 
 /// The two behind open_checkpoint.
 std::unique_ptr<Checkpoint> open_safetensors_checkpoint(const std::filesystem::path& folder);
