@@ -17,6 +17,7 @@ struct LoadOptions {
   int threads = 0;                                     ///< 0: one a processor
   bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
   std::string cache_dtype = "float16";                 ///< of the KV cache: "float16" or "float32"
+  bool qjl = true;                                     ///< with the QJL residuals of turboquant-mlx's files
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 

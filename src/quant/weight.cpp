@@ -7,6 +7,7 @@
 #include "core/half.h"
 #include "quant/affine.h"
 #include "quant/original.h"
+#include "quant/qjl.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -73,7 +74,9 @@ void decode_rows(const Weight& weight, int64_t begin, int64_t end, float* out) {
     case Weight::Kind::tiled:
       return decode_tiled(weight, begin, end, out);
     case Weight::Kind::grouped:
-      return decode_grouped(weight, begin, end, out);
+      decode_grouped(weight, begin, end, out);
+      if (weight.qjl) qjl_add_rows(weight, begin, end, out);
+      return;
     case Weight::Kind::affine:
       return decode_affine(weight, begin, end, out);
   }
