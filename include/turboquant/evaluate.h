@@ -19,6 +19,9 @@ struct EvaluateOptions {
   int head_bits = 8;    ///< of embedding and head in TCQ16 rows
   std::string rotation = "hadamard";
   uint64_t rotation_seed = 42;
+  uint32_t python_hash_seed = 0;  ///< of the original's format
+  /// Rows of the original's format with QJL residuals, too; for a converted folder: with those that it has.
+  bool qjl = true;
   int num_samples = 512;  ///< windows
   int seq_len = 512;      ///< tokens a window
   std::string text;       ///< file
@@ -35,8 +38,8 @@ struct EvaluateOptions {
 
 /// One row of the table: the model in one format against the baseline, on the same tokens.
 struct EvaluateRow {
-  std::string config;  ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "Affine 3-bit"
-  std::string format;  ///< "none", "tcq16", "original", "affine"
+  std::string config;  ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "TurboQuant 3+QJL", "Affine 3-bit"
+  std::string format;  ///< "none", "tcq16", "original", "original+qjl", "affine"
   int bits = 16;
   std::string kv = "fp16";  ///< precision of the KV cache
   std::string text;         ///< name of the text file

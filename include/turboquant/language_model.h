@@ -18,6 +18,7 @@ struct LoadOptions {
   bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
   std::string cache_dtype = "float16";                 ///< of the KV cache: "float16" or "float32"
   std::string revision;                                ///< of a model on the hub: branch, tag, commit; empty: main
+  bool qjl = true;                                     ///< with the QJL residuals of turboquant-mlx's files
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 

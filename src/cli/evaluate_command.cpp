@@ -76,7 +76,7 @@ void add_evaluate(CLI::App& app) {
   options.text = kDefaultText;
   add_model_option(*command, options.model, options.revision);
   command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
-  command->add_option("--formats", options.formats, "tcq16, original, affine")->capture_default_str();
+  command->add_option("--formats", options.formats, "tcq16, original (or mlx), affine")->capture_default_str();
   command
       ->add_option("--group-size,-g", options.group_size,
                    "Groups of the original's format and of affine: 32, 64 or 128")
@@ -96,8 +96,8 @@ void add_evaluate(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--include-affine", state->include_affine, "Affine rows (the default)");
   command->add_flag("--no-affine", state->no_affine, "No affine rows");
-  command->add_flag("--no-qjl", state->no_qjl, "Accepted for compatibility: there are no QJL rows");
-  command->add_flag("--include-qjl", state->include_qjl, "Of turboquant-mlx; has no effect: QJL is not implemented");
+  command->add_flag("--no-qjl", state->no_qjl, "No QJL rows; of a converted folder, without its QJL residuals");
+  command->add_flag("--include-qjl", state->include_qjl, "QJL rows of the original's format (the default)");
   command->add_flag("--exact", options.exact, "fp32 activations instead of int8: slower");
   command->add_option("--json", state->json, "Write the rows to this file: a JSON array, one object a row");
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
@@ -106,7 +106,7 @@ void add_evaluate(CLI::App& app) {
   command->callback([state] {
     EvaluateOptions& options = state->options;
     options.on_message = message;
-    if (state->include_qjl) message("--include-qjl has no effect: QJL is not implemented");
+    options.qjl = !state->no_qjl;
     if (state->no_affine) std::erase(options.formats, "affine");
     if (options.text == kDefaultText && !std::filesystem::exists(options.text))
       throw Error(std::string(kDefaultText) + ": not found here; name a text with --text FILE");

@@ -44,12 +44,14 @@ void add_generate(CLI::App& app) {
   command->add_flag("--raw", options.raw, "Take the prompt as it is, without the chat template");
   command->add_option("--cache-dtype", state->load.cache_dtype, "KV cache: float16 or float32")->capture_default_str();
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8: slower");
-  command->add_flag("--fast", state->fast, "Accepted for compatibility: there is no slower mode to leave");
+  command->add_flag("--fast", state->fast,
+                    "Leave out the QJL residuals of a model converted with --use-qjl: faster, less exact");
   add_threads_option(*command, state->load.threads);
   command->footer("Example:\n  turboquant generate --model SmolLM2-4bit --prompt \"Name three rivers.\" --temp 0");
   command->callback([=] {
     if (seed->count() > 0) state->generate.seed = state->seed;
     state->load.on_message = message;
+    state->load.qjl = !state->fast;
     LanguageModel model = LanguageModel::load(state->model, state->load);
     const GenerateResult result = model.generate(state->prompt, state->generate, [](std::string_view text) {
       return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;

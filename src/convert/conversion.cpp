@@ -8,6 +8,7 @@
 #include "io/experts.h"
 #include "quant/affine.h"
 #include "quant/original.h"
+#include "quant/qjl.h"
 #include "quant/rotation.h"
 #include "quant/tile.h"
 
@@ -34,6 +35,9 @@ Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec) : s
     if (config.contains(key) && !config.at(key).is_null())
       throw Error(source.path().string() + ": config.json has '" + key +
                   "': the model is compressed already; convert the original weights");
+  if (spec_.linear.method != QuantSpec::Method::tcq16) layout_.emplace(source);
+  if (spec_.linear.method == QuantSpec::Method::original && !layout_->note().empty())
+    warnings_.push_back(layout_->note());
   items_ = collect();
   for (Item& item : items_) plan(item);
   if (linear_layers_ == 0)
@@ -47,7 +51,8 @@ std::vector<Conversion::Item> Conversion::collect() const {
   std::map<std::string, std::map<int64_t, TensorInfo>> stacks;
   for (const TensorInfo& tensor : source_.tensors()) {
     const std::string stack = expert_stack(tensor.name);
-    if (spec_.linear.method != QuantSpec::Method::tcq16 && stack != tensor.name) {
+    if (layout_ && layout_->leaves_out(tensor.name)) continue;
+    if (layout_ && stack != tensor.name) {
       stacks[stack][expert_number(tensor.name)] = tensor;
     } else {
       items.emplace_back().sources = {tensor};
@@ -66,22 +71,9 @@ std::vector<Conversion::Item> Conversion::collect() const {
   return items;
 }
 
-// MLX names the stacks of experts switch_mlp, but for gpt-oss, and keeps Mixtral's name of their block.
-std::string Conversion::output_name(std::string_view name) const {
-  if (spec_.linear.method == QuantSpec::Method::tcq16) return std::string(name);
-  std::string result = expert_stack(name);
-  const std::string type = source_.config().value("model_type", "");
-  const auto replace = [&](std::string_view part, std::string_view other) {
-    if (const size_t at = result.find(part); at != result.npos) result.replace(at, part.size(), other);
-  };
-  if (type != "gpt_oss" && result != name) replace(".mlp.experts.", ".mlp.switch_mlp.");
-  if (type == "mixtral") replace(".mlp.", ".block_sparse_moe.");
-  return result;
-}
-
 void Conversion::plan(Item& item) {
   const TensorInfo& tensor = item.sources.front();
-  const std::string name = output_name(tensor.name);
+  const std::string name = layout_ ? layout_->name(tensor.name) : tensor.name;
   const auto count = static_cast<int64_t>(item.sources.size());
   item.module = module_of(name);
   parameters_ += static_cast<uint64_t>(count * tensor.shape.elements());
@@ -89,7 +81,7 @@ void Conversion::plan(Item& item) {
   if (const std::optional<QuantSpec> quant = spec_for(tensor, role)) {
     plan_quantized(item, *quant);
   } else {
-    item.outputs.push_back({name, tensor.dtype, tensor.shape});
+    item.outputs.push_back(layout_ ? layout_->stored(tensor) : tensor);
     if (spec_.dtype && is_float(tensor.dtype)) item.outputs.back().dtype = *spec_.dtype;
     // The original stores the biases of its layers as fp16.
     constexpr std::string_view kBias = ".bias";
@@ -108,7 +100,8 @@ void Conversion::plan(Item& item) {
   if (item.quant && role == Role::linear) {
     linear_layers_ += count;
     linear_weights_ += static_cast<uint64_t>(count * tensor.shape.elements());
-    for (const TensorInfo& output : item.outputs) linear_bytes_ += output.bytes();
+    for (const TensorInfo& output : item.outputs)
+      if (!output.name.ends_with(".qjl_signs")) linear_bytes_ += output.bytes();
   }
 }
 
@@ -124,6 +117,7 @@ std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role rol
   }
   // The original leaves embeddings, and so a tied head, as they are; affine is compared on the same tensors.
   if (quant.method != QuantSpec::Method::tcq16 && role == Role::embedding) return std::nullopt;
+  quant.qjl = quant.qjl && expert_number(tensor.name) < 0;  // as there: not for experts
   const int64_t cols = tensor.shape.back();
   if (quant.fits(cols)) return quant;
   const int multiple = quant.method == QuantSpec::Method::tcq16 ? kGroup : quant.group_size;
@@ -147,6 +141,10 @@ void Conversion::plan_quantized(Item& item, const QuantSpec& quant) {
       item.outputs = {{module + ".weight", DType::u32, {rows, original_words(quant.bits, cols)}},
                       {module + ".scales", DType::f16, {rows, scales}},
                       {module + ".codebook", DType::f16, {int64_t{1} << quant.bits}}};
+      if (quant.qjl)
+        item.outputs.insert(item.outputs.end(), {{module + ".qjl_packed", DType::u32, {rows, qjl_words(cols)}},
+                                                 {module + ".qjl_norms", DType::f16, {rows}},
+                                                 {module + ".qjl_signs", DType::f16, {cols}}});
       item.site = module;  // a rotation a layer, as there, and one for all its experts
       break;
     case QuantSpec::Method::affine:
@@ -167,7 +165,7 @@ std::vector<TensorInfo> Conversion::outputs() const {
 }
 
 nlohmann::json Conversion::config() const {
-  nlohmann::json config = source_.config();
+  nlohmann::json config = layout_ ? layout_->config(source_.config()) : source_.config();
   config.erase("_name_or_path");
   config.erase("vision_config");
   const QuantSpec& linear = spec_.linear;
@@ -182,7 +180,7 @@ nlohmann::json Conversion::config() const {
     quantization["format"] = kFormatNames[0];
     quantization["head_bits"] = spec_.head_bits;
   } else if (linear.method == QuantSpec::Method::original) {
-    quantization["use_qjl"] = false;
+    quantization["use_qjl"] = linear.qjl;
     quantization["fuse_rotations"] = false;
     quantization["codebook"] = codebook_values(linear.bits);
   }
@@ -222,7 +220,7 @@ void Conversion::run(ThreadPool& pool, const Sink& take, const std::set<std::str
 
   std::map<std::string, Rotation> rotations;
   for (const auto& [site, width] : sites_) {
-    const Rotation rotation = make_rotation(width, spec_.rotation_seed + path_hash(site));
+    const Rotation rotation = make_rotation(width, spec_.rotation_seed + path_hash(site, spec_.python_hash_seed));
     rotations[site] = rotation;
     const auto* signs = rotation.signs.data<float>();
     if (spec_.linear.method == QuantSpec::Method::tcq16) {
@@ -284,8 +282,9 @@ void Conversion::make_item(const Item& item, const Work& work) const {
 // What a source becomes: outputs by name, of one expert where they are stacked.
 std::vector<std::pair<std::string, Tensor>> Conversion::make(const Item& item, const TensorInfo& source,
                                                              const Rotation& rotation, ThreadPool& pool) const {
-  const Tensor tensor = source_.read(source.name);
+  Tensor tensor = source_.read(source.name);
   if (!item.quant) {
+    if (layout_) tensor = layout_->store(source.name, tensor);
     const TensorInfo& output = item.outputs.front();
     return {{output.name, output.dtype == tensor.dtype()
                               ? tensor
@@ -300,6 +299,12 @@ std::vector<std::pair<std::string, Tensor>> Conversion::make(const Item& item, c
   std::vector<std::pair<std::string, Tensor>> results = {{item.module + ".weight", weight.data},
                                                          {item.module + ".scales", weight.scales}};
   if (weight.codebook) results.emplace_back(item.module + ".codebook", weight.codebook);
+  if (weight.qjl) {
+    const Tensor& signs = weight.qjl.rotation.signs;
+    results.emplace_back(item.module + ".qjl_packed", weight.qjl.bits);
+    results.emplace_back(item.module + ".qjl_norms", weight.qjl.norms);
+    results.emplace_back(item.module + ".qjl_signs", from_float(signs.data<float>(), signs.shape(), DType::f16));
+  }
   if (weight.biases) results.emplace_back(item.module + ".biases", weight.biases);
   return results;
 }
@@ -340,7 +345,7 @@ class MemoryCheckpoint final : public Checkpoint {
 
 std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion,
                                               ThreadPool& pool) {
-  return separate_experts(std::make_unique<MemoryCheckpoint>(source, conversion, pool));
+  return language_model_of(separate_experts(std::make_unique<MemoryCheckpoint>(source, conversion, pool)));
 }
 
 }  // namespace turboquant

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/original_layout.h"
 #include "core/thread_pool.h"
 #include "io/checkpoint.h"
 #include "nn/roles.h"
@@ -21,7 +22,8 @@ struct ConversionSpec {
   int head_bits = 8;  // of embedding and head in TCQ16: 8, or 16 to leave them
   bool rotate = true;
   uint64_t rotation_seed = 42;
-  std::optional<DType> dtype;  // of floating-point tensors that stay
+  uint32_t python_hash_seed = 0;  // of path_hash()
+  std::optional<DType> dtype;     // of floating-point tensors that stay
 };
 
 /// All that a conversion writes, known from headers alone.
@@ -61,7 +63,6 @@ class Conversion {
   std::vector<Item> collect() const;
   void plan(Item& item);
   void plan_quantized(Item& item, const QuantSpec& quant);
-  std::string output_name(std::string_view name) const;
   struct Work;
   std::vector<std::pair<std::string, Tensor>> make(const Item& item, const TensorInfo& source, const Rotation& rotation,
                                                    ThreadPool& pool) const;
@@ -70,6 +71,7 @@ class Conversion {
 
   const Checkpoint& source_;
   ConversionSpec spec_;
+  std::optional<OriginalLayout> layout_;  // of the original's format and of affine
   std::vector<Item> items_;
   std::map<std::string, int64_t> sites_;  // signs to write: name -> width
   std::vector<std::string> warnings_;

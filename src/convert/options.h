@@ -9,7 +9,7 @@ namespace turboquant {
 /// Checks all options. UsageError names the option.
 ConversionSpec conversion_spec(const ConvertOptions& options);
 
-/// "tcq16", "original" or "affine" with these bits and this group size.
+/// "tcq16", "original" ("mlx" is the same) or "affine" with these bits and this group size.
 QuantSpec quant_spec(const std::string& format, int bits, int group_size);
 
 /// True to rotate. UsageError for an unknown name.

@@ -74,9 +74,32 @@ void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint) {
   row.bits_per_weight_linear = summary.linear.bits_per_weight();
 }
 
-std::string title(const std::string& format, int bits) {
-  const char* name = format == "tcq16" ? "TCQ16" : format == "original" ? "TurboQuant" : "Affine";
-  return fmt::format("{} {}-bit", name, bits);
+/// The specification of a row, and what it is called.
+struct Setting {
+  QuantSpec quant;
+  std::string title, format;
+};
+
+// In the original's order: each format with all bits, QJL after the plain rows.
+std::vector<Setting> settings_of(const EvaluateOptions& options) {
+  std::vector<Setting> settings;
+  const auto add = [&](const std::string& format, const char* title, const char* suffix, bool qjl) {
+    for (const int bits : options.bits) {
+      QuantSpec quant = quant_spec(format, bits, options.group_size);
+      quant.qjl = qjl;
+      settings.push_back({quant, fmt::format("{} {}{}", title, bits, suffix), format + (qjl ? "+qjl" : "")});
+    }
+  };
+  for (const std::string& format : options.formats) {
+    const bool original = quant_spec(format, 3, options.group_size).method == QuantSpec::Method::original;
+    add(original ? "original" : format,
+        original            ? "TurboQuant"
+        : format == "tcq16" ? "TCQ16"
+                            : "Affine",
+        "-bit", false);
+    if (original && options.qjl) add("original", "TurboQuant", "+QJL", true);
+  }
+  return settings;
 }
 
 /// Scores one window of every candidate. The baseline is the first.
@@ -150,8 +173,7 @@ void check_options(const EvaluateOptions& options) {
     throw UsageError("--num-samples " + std::to_string(options.num_samples) + ": must be 1 or more");
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
-  for (const int bits : options.bits)
-    for (const std::string& format : options.formats) quant_spec(format, bits, options.group_size);
+  settings_of(options);
 }
 
 }  // namespace
@@ -167,6 +189,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   const std::shared_ptr<Ops> ops = make_cpu_ops(pool);
   ModelOptions model_options;
   model_options.exact = options.exact;
+  model_options.qjl = options.qjl;
 
   std::vector<Candidate> candidates(1);
   EvaluateRow& baseline = candidates.front().row;
@@ -194,29 +217,29 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     baseline.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
   } else {
     const EvaluateRow template_row = baseline;  // candidates may move as it grows
-    for (const std::string& format : options.formats)
-      for (const int bits : options.bits) {
-        ConversionSpec spec;
-        spec.linear = quant_spec(format, bits, options.group_size);
-        spec.head_bits = options.head_bits;
-        spec.rotate = rotation_enabled(options.rotation);
-        spec.rotation_seed = options.rotation_seed;
-        const Conversion conversion(*source, spec);
-        for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
-        Candidate candidate;
-        candidate.row = template_row;
-        candidate.row.config = title(format, bits);
-        candidate.row.format = format;
-        candidate.row.bits = bits;
-        const auto start = Clock::now();
-        candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
-        candidate.row.quantize_s = seconds_since(start);
-        candidate.model = load_model(*candidate.checkpoint, ops, model_options);
-        add_sizes(candidate.row, *candidate.checkpoint);
-        say(fmt::format("{}: quantized in {:.1f} s, {:.1f} MB", candidate.row.config, candidate.row.quantize_s,
-                        static_cast<double>(candidate.row.size_bytes) * 1e-6));
-        candidates.push_back(std::move(candidate));
-      }
+    for (const Setting& setting : settings_of(options)) {
+      ConversionSpec spec;
+      spec.linear = setting.quant;
+      spec.head_bits = options.head_bits;
+      spec.rotate = rotation_enabled(options.rotation);
+      spec.rotation_seed = options.rotation_seed;
+      spec.python_hash_seed = options.python_hash_seed;
+      const Conversion conversion(*source, spec);
+      for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
+      Candidate candidate;
+      candidate.row = template_row;
+      candidate.row.config = setting.title;
+      candidate.row.format = setting.format;
+      candidate.row.bits = setting.quant.bits;
+      const auto start = Clock::now();
+      candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
+      candidate.row.quantize_s = seconds_since(start);
+      candidate.model = load_model(*candidate.checkpoint, ops, model_options);
+      add_sizes(candidate.row, *candidate.checkpoint);
+      say(fmt::format("{}: quantized in {:.1f} s, {:.1f} MB", candidate.row.config, candidate.row.quantize_s,
+                      static_cast<double>(candidate.row.size_bytes) * 1e-6));
+      candidates.push_back(std::move(candidate));
+    }
   }
 
   WindowScorer scorer(*pool, *ops);

@@ -24,6 +24,13 @@ void add_end_tokens(const nlohmann::json& config, std::unordered_set<int32_t>& t
       if (id.is_number_integer()) tokens.insert(id.get<int32_t>());
 }
 
+std::string left_out_qjl(const Checkpoint& checkpoint) {
+  const auto count = std::count_if(checkpoint.tensors().begin(), checkpoint.tensors().end(),
+                                   [](const TensorInfo& info) { return info.name.ends_with(".qjl_packed"); });
+  if (count == 0) return "The model has no QJL residuals to leave out";
+  return "Left out the QJL residuals of " + std::to_string(count) + " layers";
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -71,6 +78,7 @@ LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
 LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& options) {
   ModelOptions model_options;
   model_options.exact = options.exact;
+  model_options.qjl = options.qjl;
   if (options.cache_dtype == "float32")
     model_options.cache_dtype = DType::f32;
   else if (options.cache_dtype != "float16")
@@ -78,6 +86,7 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   auto state = std::make_unique<State>();
   state->checkpoint = open_model(path, options.revision, options.on_message);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
+  if (!options.qjl && options.on_message) options.on_message(left_out_qjl(*state->checkpoint));
   state->pool = std::make_shared<ThreadPool>(options.threads);
   state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), model_options);
   const Checkpoint& checkpoint = *state->checkpoint;

@@ -37,7 +37,7 @@ LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, c
       rope_(checkpoint.config(), checkpoint.path().string(), info_.attention.head_dim),
       eps_(static_cast<float>(config_positive(checkpoint.config(), checkpoint.path().string(), "rms_norm_eps", 1e-6))) {
   const std::string where = checkpoint.path().string();
-  Loader loader(checkpoint);
+  Loader loader(checkpoint, options.qjl);
   embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
   for (int64_t i = 0; i < info_.n_layers; ++i) {
     const std::string path = "model.layers." + std::to_string(i);

@@ -30,6 +30,7 @@ struct ModelInfo {
 struct ModelOptions {
   bool exact = false;              // fp32 activations instead of int8
   DType cache_dtype = DType::f16;  // of make_cache()
+  bool qjl = true;                 // with the QJL residuals of the original's files
 };
 
 class Model {

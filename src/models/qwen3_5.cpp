@@ -41,7 +41,7 @@ Qwen35Model::Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops,
   delta_ = delta_shape(config, where);
   taps_ = config_integer(config, where, "linear_conv_kernel_dim", 2);
   const float offset = norm_offset(checkpoint);
-  Loader loader(checkpoint);
+  Loader loader(checkpoint, options.qjl);
   embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
   for (int64_t i = 0; i < info_.n_layers; ++i) {
     const std::string path = "model.layers." + std::to_string(i);

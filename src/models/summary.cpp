@@ -8,12 +8,12 @@
 namespace turboquant {
 namespace {
 
-constexpr std::array kParts = {".scales", ".biases", ".codebook"};  // beside MODULE.weight
+constexpr std::array kParts = {".scales", ".biases", ".codebook", ".qjl_packed", ".qjl_norms"};  // beside MODULE.weight
 
 bool is_part(const std::string& tensor) {
   for (const char* part : kParts)
     if (tensor.ends_with(part)) return true;
-  return tensor.ends_with(".signs");
+  return tensor.ends_with(".signs") || tensor.ends_with(".qjl_signs");
 }
 
 /// How a matrix is stored, and how many weights it stands for.
@@ -29,10 +29,10 @@ std::pair<std::string, uint64_t> describe_matrix(const Checkpoint& checkpoint, c
     const std::string where = checkpoint.path().string();
     const int64_t group =
         config_integer_or(config_object(checkpoint.config(), where, "quantization"), where, "group_size", 64);
-    return {(checkpoint.find(module + ".codebook") != nullptr ||
-             checkpoint.find(expert_stack(module) + ".codebook") != nullptr)
-                ? "TurboQuant (original)"
-                : "affine",
+    const bool original = checkpoint.find(module + ".codebook") != nullptr ||
+                          checkpoint.find(expert_stack(module) + ".codebook") != nullptr;
+    const char* qjl = checkpoint.find(module + ".qjl_packed") != nullptr ? " + QJL" : "";
+    return {original ? std::string("TurboQuant (original)") + qjl : "affine",
             static_cast<uint64_t>(scales->shape.elements() * group)};
   }
   return {std::string(name(tensor.dtype)), static_cast<uint64_t>(tensor.shape.elements())};

@@ -5,6 +5,7 @@
 #include "core/half.h"
 #include "io/config.h"
 #include "nn/roles.h"
+#include "quant/qjl.h"
 #include "quant/rotation.h"
 #include "quant/tile.h"
 
@@ -110,11 +111,15 @@ Weight Loader::tiled(const std::string& module, int64_t rows, int64_t cols) {
     if (info->shape.rank() == 3 && info->shape.back() == block_bytes(bits)) weight.bits = bits;
   if (weight.bits == 0) fail(module + ".weight", to_string(info->shape) + " is no block layout of 2, 3, 4 or 8 bits");
   weight.data = read(module + ".weight", DType::u8, {tile_count(rows), cols / kGroup, block_bytes(weight.bits)});
-  weight.scales = read(module + ".scales", DType::f16, {rows});
-  for (int64_t r = 0; r < rows; ++r)
-    if (!std::isfinite(half_to_float(weight.scales.data<uint16_t>()[r])))
-      fail(module + ".scales", "contains NaN or Inf");
+  weight.scales = finite_halves(module + ".scales", rows);
   return weight;
+}
+
+Tensor Loader::finite_halves(const std::string& tensor, int64_t length) {
+  Tensor values = read(tensor, DType::f16, {length});
+  for (int64_t i = 0; i < length; ++i)
+    if (!std::isfinite(half_to_float(values.data<uint16_t>()[i]))) fail(tensor, "contains NaN or Inf");
+  return values;
 }
 
 // The original's files (with a codebook) and MLX's affine ones (with biases).
@@ -126,8 +131,6 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   if (info->shape.rank() != 2 || scales->shape.rank() != 2 || scales->shape.back() < 1 ||
       cols % scales->shape.back() != 0)
     fail(module + ".scales", to_string(scales->shape) + " does not divide rows of " + std::to_string(cols));
-  if (has(module + ".qjl_packed"))
-    fail(module + ".qjl_packed", "QJL residuals are not supported; convert the source model again without --use-qjl");
   Weight weight;
   weight.rows = rows;
   weight.cols = cols;
@@ -141,6 +144,7 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
     weight.data = read(module + ".weight", DType::u32, {rows, (cols + per_word - 1) / per_word});
     weight.scales = read(module + ".scales", DType::f16, {rows, scales->shape.back()});
     weight.codebook = read(part(module, ".codebook"), DType::f16, {1 << weight.bits});
+    if (qjl_ && has(module + ".qjl_packed")) weight.qjl = residual(module, rows, cols);
     return weight;
   }
   weight.kind = Weight::Kind::affine;
@@ -151,6 +155,13 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   weight.scales = read(module + ".scales", scales->dtype, {rows, scales->shape.back()});
   weight.biases = read(module + ".biases", scales->dtype, {rows, scales->shape.back()});
   return weight;
+}
+
+QjlResidual Loader::residual(const std::string& module, int64_t rows, int64_t cols) {
+  const std::string signs = module + ".qjl_signs";
+  if (!has(signs)) fail(signs, "missing");
+  return {read(module + ".qjl_packed", DType::u32, {rows, qjl_words(cols)}), finite_halves(module + ".qjl_norms", rows),
+          rotation(signs, cols)};
 }
 
 Rotation Loader::rotation(const std::string& tensor, int64_t width) {

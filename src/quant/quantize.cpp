@@ -8,6 +8,7 @@
 
 #include "quant/affine.h"
 #include "quant/original.h"
+#include "quant/qjl.h"
 #include "quant/rotation.h"
 #include "quant/tcq16.h"
 #include "quant/tile.h"
@@ -52,9 +53,12 @@ void encode_rows(const QuantSpec& spec, const float* w, int64_t begin, int64_t r
   }
   uint32_t* words = weight.data.data<uint32_t>() + begin * weight.data.dim(1);
   const int64_t groups = weight.scales.dim(1);
-  if (spec.method == QuantSpec::Method::original)
-    return original_encode_rows(spec.bits, spec.group_size, w, rows, cols, words,
-                                weight.scales.data<uint16_t>() + begin * groups);
+  if (spec.method == QuantSpec::Method::original) {
+    original_encode_rows(spec.bits, spec.group_size, w, rows, cols, words,
+                         weight.scales.data<uint16_t>() + begin * groups);
+    if (weight.qjl) qjl_encode_rows(weight, w, begin, rows);
+    return;
+  }
   std::vector<float> scales(static_cast<size_t>(rows * groups)), biases(scales.size());
   affine_encode_rows(spec.bits, spec.group_size, w, rows, cols, words, scales.data(), biases.data());
   set_affine_scales(weight, begin, rows, scales.data(), biases.data());
@@ -65,6 +69,7 @@ void encode_rows(const QuantSpec& spec, const float* w, int64_t begin, int64_t r
 Weight quantize(const Tensor& w, const Rotation& rotation, const QuantSpec& spec, ThreadPool* pool) {
   const int64_t rows = w.dim(0), cols = w.dim(1);
   Weight weight = make_weight(spec, rows, cols);
+  if (spec.qjl && spec.method == QuantSpec::Method::original) make_qjl(weight);
   if (rotation && rotation.signs.elements() != cols)
     throw Error("a rotation of width " + std::to_string(rotation.signs.elements()) +
                 " does not fit a matrix of width " + std::to_string(cols));

@@ -15,6 +15,7 @@ struct QuantSpec {
   int bits = 3;                     // tcq16: 2, 3, 4, or 8 for int8 rows; original: 2, 3, 4; affine: 2, 3, 4, 5, 6, 8
   int group_size = 64;              // original and affine: 32, 64, 128; tcq16 has groups of 16 and ignores it
   DType affine_dtype = DType::f16;  // type of affine's scales and biases: F16 or F32
+  bool qjl = false;                 // original: with a QJL residual
 
   /// True if a matrix of this width can be stored: a multiple of 16 or of group_size.
   bool fits(int64_t cols) const { return cols > 0 && cols % (method == Method::tcq16 ? 16 : group_size) == 0; }

@@ -7,6 +7,7 @@
 #include "core/half.h"
 #include "quant/affine.h"
 #include "quant/original.h"
+#include "quant/qjl.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -30,20 +31,35 @@ void decode_tiled(const Weight& weight, int64_t begin, int64_t end, float* out) 
   }
 }
 
-// centroid * scale: the product of two halves is exact in float32.
-void decode_grouped(const Weight& weight, int64_t begin, int64_t end, float* out) {
-  const int per_word = original_codes_per_word(weight.bits);
-  const int64_t row_words = original_words(weight.bits, weight.cols), groups = weight.cols / weight.group_size;
-  const uint32_t mask = (1u << weight.bits) - 1;
-  float centroids[16];
-  for (int i = 0; i < (1 << weight.bits); ++i) centroids[i] = element(weight.codebook, i);
+// centroid * scale: the product of two halves is exact in float32. The bits are a constant, so that no index is
+// divided.
+template <int kBits>
+void decode_grouped_bits(const Weight& weight, int64_t begin, int64_t end, float* out) {
+  constexpr int64_t kPerWord = original_codes_per_word(kBits);
+  constexpr uint32_t kMask = (1u << kBits) - 1;
+  const int64_t cols = weight.cols, groups = cols / weight.group_size;
+  const uint32_t* words = weight.data.data<uint32_t>() + begin * original_words(kBits, cols);
+  float centroids[1 << kBits];
+  for (int i = 0; i < (1 << kBits); ++i) centroids[i] = element(weight.codebook, i);
   for (int64_t row = begin; row < end; ++row) {
-    const uint32_t* words = weight.data.data<uint32_t>() + row * row_words;
-    for (int64_t i = 0; i < weight.cols; ++i) {
-      const uint32_t code = words[i / per_word] >> (weight.bits * (i % per_word)) & mask;
-      *out++ = centroids[code] * element(weight.scales, row * groups + i / weight.group_size);
+    float* to = out;
+    for (int64_t left = cols; left > 0; left -= kPerWord, ++words)
+      if (left >= kPerWord) {
+        for (int i = 0; i < kPerWord; ++i) *to++ = centroids[*words >> (kBits * i) & kMask];
+      } else {
+        for (int i = 0; i < left; ++i) *to++ = centroids[*words >> (kBits * i) & kMask];
+      }
+    for (int64_t group = 0; group < groups; ++group, out += weight.group_size) {
+      const float scale = element(weight.scales, row * groups + group);
+      for (int64_t i = 0; i < weight.group_size; ++i) out[i] *= scale;
     }
   }
+}
+
+void decode_grouped(const Weight& weight, int64_t begin, int64_t end, float* out) {
+  if (weight.bits == 2) return decode_grouped_bits<2>(weight, begin, end, out);
+  if (weight.bits == 3) return decode_grouped_bits<3>(weight, begin, end, out);
+  decode_grouped_bits<4>(weight, begin, end, out);
 }
 
 void decode_affine(const Weight& weight, int64_t begin, int64_t end, float* out) {
@@ -73,7 +89,9 @@ void decode_rows(const Weight& weight, int64_t begin, int64_t end, float* out) {
     case Weight::Kind::tiled:
       return decode_tiled(weight, begin, end, out);
     case Weight::Kind::grouped:
-      return decode_grouped(weight, begin, end, out);
+      decode_grouped(weight, begin, end, out);
+      if (weight.qjl) qjl_add_rows(weight, begin, end, out);
+      return;
     case Weight::Kind::affine:
       return decode_affine(weight, begin, end, out);
   }

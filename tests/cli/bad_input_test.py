@@ -74,6 +74,10 @@ case("group size 48", CONVERT + " --format original --group-size 48", 2, "group-
 case("unknown rotation", CONVERT + " --rotation dct", 2, "dct")
 case("unknown format", CONVERT + " --format gptq", 2, "gptq")
 case("unknown dtype", CONVERT + " --dtype int8", 2, "int8")
+case("QJL in tcq16", CONVERT + " --use-qjl", 2, "--use-qjl.*tcq16.*--format mlx")
+case("hash seed in tcq16", CONVERT + " --python-hash-seed 3", 2, "--python-hash-seed.*--format mlx")
+case("hash seed beyond 32 bits", CONVERT + " --format mlx --python-hash-seed 4294967296", 2, "python-hash-seed")
+case("negative hash seed", CONVERT + " --format mlx --python-hash-seed -1", 2, "python-hash-seed")
 case("seed is no number", CONVERT + " --rotation-seed x", 2, "rotation-seed")
 case("generate: no model", "generate --prompt x", 2, "--model")
 case("generate: negative temperature", GENERATE.replace("--temp 0", "--temp -1"), 2, "temp")
@@ -398,7 +402,7 @@ def main():
         if not tester.converted.exists():
             sys.exit("the micro model could not be converted: nothing else can be tested")
         tester.control(
-            "good input: convert to the original's format", CONVERT + " --format original --group-size 64", makes="out"
+            "good input: convert to the original's format", CONVERT + " --format mlx --group-size 64 --use-qjl", makes="out"
         )
         tester.control("good input: convert GGUF", CONVERT_GGUF, gguf(), makes="out")
         tester.control("good input: convert shards", CONVERT + " --quiet", shard, makes="out")
