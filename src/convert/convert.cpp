@@ -9,7 +9,9 @@
 #include <filesystem>
 
 #include "convert/conversion.h"
+#include "convert/dense_source.h"
 #include "convert/options.h"
+#include "io/mlx_quantization.h"
 #include "io/safetensors.h"
 #include "models/model.h"
 
@@ -84,7 +86,12 @@ ConvertResult convert(const ConvertOptions& options) {
   fs::path output = fs::path(options.output).lexically_normal();
   if (!output.has_filename()) output = output.parent_path();
   say("Loading model from " + options.model);
-  const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  if (const auto mlx = MlxQuantization::of(source->config(), options.model)) {
+    say("Warning: the weights are quantized already (" + mlx->common().name() +
+        ") and lose more by being quantized again; the original weights give better results");
+    source = dense_source(std::move(source));
+  }
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
   TemporaryFolder folder(output);
