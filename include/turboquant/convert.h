@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "turboquant/error.h"
 
@@ -16,6 +17,10 @@ struct ConvertOptions {
   int bits = 3;                       ///< of linear layers: 2, 3 or 4
   int group_size = 64;                ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
   int head_bits = 8;                  ///< of embedding and head in TCQ16: 8, or 16 to leave them
+  /// "GLOB=BITS": matrices whose Hugging Face name matches get 2, 3, 4 or 8 bits, or stay as they are (16). Later ones
+  /// win. In the original's format: 16 alone. Norms, routers and the gates of shared experts always stay.
+  std::vector<std::string> bits_for;
+  std::string preset;                 ///< a recommended mix on top of `bits`, before bits_for: "dense", "moe"; or none
   std::string rotation = "hadamard";  ///< "hadamard", "blockwise_hadamard" (the same) or "none"
   uint64_t rotation_seed = 42;        ///< of the random signs
   std::string dtype;                  ///< of tensors that stay: "float16", "bfloat16", "float32"; empty: as they are

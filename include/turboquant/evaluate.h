@@ -16,6 +16,8 @@ struct EvaluateOptions {
   std::vector<std::string> formats = {"tcq16", "original", "affine"};
   int group_size = 64;  ///< of the original's format and of affine quantization
   int head_bits = 8;    ///< of embedding and head in TCQ16 rows
+  std::vector<std::string> bits_for;  ///< of TCQ16 rows, as in ConvertOptions
+  std::string preset;                 ///< the same
   std::string rotation = "hadamard";
   uint64_t rotation_seed = 42;
   int num_samples = 512;  ///< windows
@@ -34,7 +36,7 @@ struct EvaluateOptions {
 
 /// One row of the table: the model in one format against the baseline, on the same tokens.
 struct EvaluateRow {
-  std::string config;  ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "Affine 3-bit"
+  std::string config;  ///< "FP16", "TCQ16 3-bit", "TCQ16 3-bit mixed", "TurboQuant 3-bit", "Affine 3-bit"
   std::string format;  ///< "none", "tcq16", "original", "affine"
   int bits = 16;
   std::string kv = "fp16";  ///< precision of the KV cache

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/precision.h"
 #include "core/thread_pool.h"
 #include "io/checkpoint.h"
 #include "nn/roles.h"
@@ -17,7 +18,8 @@ namespace turboquant {
 
 struct ConversionSpec {
   QuantSpec linear;
-  int head_bits = 8;  // of embedding and head in TCQ16: 8, or 16 to leave them
+  int head_bits = 8;               // of embedding and head in TCQ16: 8, or 16 to leave them
+  std::vector<BitsRule> bits_for;  // matrices with other bits (in the original's format: 16 alone); the last match wins
   bool rotate = true;
   uint64_t rotation_seed = 42;
   std::optional<DType> dtype;  // of floating-point tensors that stay
@@ -26,7 +28,8 @@ struct ConversionSpec {
 /// All that a conversion writes, known from headers alone.
 class Conversion {
  public:
-  /// Error: the source is compressed already, or has no linear layer that fits the format.
+  /// Error: the source is compressed already, has no linear layer that fits the format, or a rule for bits matches
+  /// nothing or gives what the format cannot hold.
   Conversion(const Checkpoint& source, const ConversionSpec& spec);
 
   /// The tensors to come, in no particular order.
@@ -58,11 +61,13 @@ class Conversion {
   std::string output_name(std::string_view name) const;
   std::vector<std::pair<std::string, Tensor>> make(const Item& item, const TensorInfo& source, const Rotation& rotation,
                                                    ThreadPool& pool) const;
-  std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role);
+  std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role, int bits);
+  int bits_of(const Item& item, Role role) const;
 
   const Checkpoint& source_;
   ConversionSpec spec_;
   std::vector<Item> items_;
+  Precision precision_;
   std::map<std::string, int64_t> sites_;  // signs to write: name -> width
   std::vector<std::string> warnings_;
   int64_t linear_layers_ = 0;

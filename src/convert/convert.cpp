@@ -87,11 +87,11 @@ ConvertResult convert(const ConvertOptions& options) {
   if (!output.has_filename()) output = output.parent_path();
   say("Loading model from " + options.model);
   std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
-  if (const auto mlx = MlxQuantization::of(source->config(), options.model)) {
+  const auto mlx = MlxQuantization::of(source->config(), options.model);
+  source = dense_source(std::move(source));
+  if (mlx && !source->config().contains("quantization"))
     say("Warning: the weights are quantized already (" + mlx->common().name() +
         ") and lose more by being quantized again; the original weights give better results");
-    source = dense_source(std::move(source));
-  }
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
   TemporaryFolder folder(output);

@@ -14,6 +14,7 @@
 #include "generate/evaluation_text.h"
 #include "generate/state.h"
 #include "io/config.h"
+#include "io/mlx_quantization.h"
 #include "models/summary.h"
 
 namespace turboquant {
@@ -151,6 +152,10 @@ void check_options(const EvaluateOptions& options) {
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
   for (const int bits : options.bits)
     for (const std::string& format : options.formats) quant_spec(format, bits, options.group_size);
+  bits_rules(options.preset, options.bits_for, 3);
+  if ((!options.bits_for.empty() || !options.preset.empty()) &&
+      std::find(options.formats.begin(), options.formats.end(), "tcq16") == options.formats.end())
+    throw UsageError("--bits-for and --preset need tcq16 among --formats: other rows have one number of bits");
 }
 
 }  // namespace
@@ -189,7 +194,8 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   if (!quantization.empty()) {
     // A converted folder: its own row, without a baseline to compare with.
     baseline.config = std::filesystem::path(options.model).filename().string();
-    baseline.format = config_string_or(quantization, options.model, "format", "original");
+    const auto mlx = MlxQuantization::of(source->config(), options.model);
+    baseline.format = mlx ? mlx->common().mode : config_string_or(quantization, options.model, "format", "original");
     baseline.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
   } else {
     const EvaluateRow template_row = baseline;  // candidates may move as it grows
@@ -198,13 +204,14 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
         ConversionSpec spec;
         spec.linear = quant_spec(format, bits, options.group_size);
         spec.head_bits = options.head_bits;
+        if (format == "tcq16") spec.bits_for = bits_rules(options.preset, options.bits_for, bits);
         spec.rotate = rotation_enabled(options.rotation);
         spec.rotation_seed = options.rotation_seed;
         const Conversion conversion(*source, spec);
         for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
         Candidate candidate;
         candidate.row = template_row;
-        candidate.row.config = title(format, bits);
+        candidate.row.config = title(format, bits) + (spec.bits_for.empty() ? "" : " mixed");
         candidate.row.format = format;
         candidate.row.bits = bits;
         const auto start = Clock::now();
