@@ -11,12 +11,12 @@
 namespace turboquant {
 
 struct ConvertOptions {
-  std::string model;                  ///< Hugging Face folder or .gguf file
-  std::string output;                 ///< folder to make; must not exist
-  std::string format = "tcq16";       ///< "tcq16", or "original": the format of turboquant-mlx
-  int bits = 3;                       ///< of linear layers: 2, 3 or 4
-  int group_size = 64;                ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
-  int head_bits = 8;                  ///< of embedding and head in TCQ16: 8, or 16 to leave them
+  std::string model;             ///< Hugging Face folder or .gguf file
+  std::string output;            ///< folder to make; must not exist
+  std::string format = "tcq16";  ///< "tcq16", or "original": the format of turboquant-mlx
+  int bits = 3;                  ///< of linear layers: 2, 3 or 4
+  int group_size = 64;           ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
+  int head_bits = 8;             ///< of embedding and head in TCQ16: 8, or 16 to leave them
   /// "GLOB=BITS": matrices whose Hugging Face name matches get 2, 3, 4 or 8 bits, or stay as they are (16). Later ones
   /// win. In the original's format: 16 alone. Norms, routers and the gates of shared experts always stay.
   std::vector<std::string> bits_for;

@@ -14,8 +14,8 @@ struct EvaluateOptions {
   std::string model;  ///< Hugging Face folder or .gguf file; a converted folder is evaluated as it is
   std::vector<int> bits = {2, 3, 4};
   std::vector<std::string> formats = {"tcq16", "original", "affine"};
-  int group_size = 64;  ///< of the original's format and of affine quantization
-  int head_bits = 8;    ///< of embedding and head in TCQ16 rows
+  int group_size = 64;                ///< of the original's format and of affine quantization
+  int head_bits = 8;                  ///< of embedding and head in TCQ16 rows
   std::vector<std::string> bits_for;  ///< of TCQ16 rows, as in ConvertOptions
   std::string preset;                 ///< the same
   std::string rotation = "hadamard";

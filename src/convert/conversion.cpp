@@ -119,8 +119,8 @@ int Conversion::bits_of(const Item& item, Role role) const {
   const std::string& name = item.sources.front().name;
   const int bits = precision_.bits(name, role);
   const auto fail = [&](const std::string& why) {
-    throw Error(source_.path().string() + ": --bits-for gives " + std::to_string(bits) + " bits to '" + name + "': " +
-                why);
+    throw Error(source_.path().string() + ": --bits-for gives " + std::to_string(bits) + " bits to '" + name +
+                "': " + why);
   };
   if (spec_.linear.method == QuantSpec::Method::tcq16) return bits;
   if (bits != 16 && bits != spec_.linear.bits)

@@ -24,14 +24,14 @@ int more(int bits) { return bits == 4 ? 8 : bits + 1; }
 
 BitsRule parse_bits_rule(const std::string& text) {
   const size_t at = text.rfind('=');
-  if (at == text.npos || at == 0)
-    throw UsageError("--bits-for " + text + ": give GLOB=BITS, such as '*.down_proj=4'");
+  if (at == text.npos || at == 0) throw UsageError("--bits-for " + text + ": give GLOB=BITS, such as '*.down_proj=4'");
   BitsRule rule;
   rule.glob = text.substr(0, at);
   const char *begin = text.data() + at + 1, *end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(begin, end, rule.bits);
   constexpr int kBits[] = {2, 3, 4, 8, 16};
-  if (error != std::errc() || stop != end || std::find(std::begin(kBits), std::end(kBits), rule.bits) == std::end(kBits))
+  if (error != std::errc() || stop != end ||
+      std::find(std::begin(kBits), std::end(kBits), rule.bits) == std::end(kBits))
     throw UsageError("--bits-for " + text + ": bits are 2, 3, 4, 8, or 16 to leave a matrix as it is");
   return rule;
 }

@@ -28,8 +28,8 @@ std::vector<BitsRule> preset_rules(const std::string& preset, int bits);
 
 /// The bits of every matrix of a checkpoint: `bits` for linear layers and `head_bits` for embedding and head, unless a
 /// rule says otherwise. Later rules win. In TCQ16, attention of gpt_oss has 8 bits without any rule: it is small beside
-/// the experts, and was not trained to be quantized, as they were. Norms, routers and the gates of shared experts are no
-/// matrices in this sense: no rule changes them.
+/// the experts, and was not trained to be quantized, as they were. Norms, routers and the gates of shared experts are
+/// no matrices in this sense: no rule changes them.
 class Precision {
  public:
   /// Error: a required rule matches no matrix; its glob is named.

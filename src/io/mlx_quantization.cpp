@@ -20,8 +20,7 @@ MlxLayout read_layout(const nlohmann::json& entry, const std::string& where, con
   layout.bits = static_cast<int>(config_integer_or(entry, where, "bits", 4));
   layout.group_size = static_cast<int>(config_integer_or(entry, where, "group_size", mxfp4 ? 32 : 64));
   const bool bits_fit = mxfp4 ? layout.bits == 4 : layout.bits >= 2 && layout.bits <= 8 && layout.bits != 7;
-  const bool group_fits =
-      layout.group_size == 32 || (!mxfp4 && (layout.group_size == 64 || layout.group_size == 128));
+  const bool group_fits = layout.group_size == 32 || (!mxfp4 && (layout.group_size == 64 || layout.group_size == 128));
   if (!bits_fit || !group_fits)
     throw Error(at + layout.mode + " has no " + std::to_string(layout.bits) + " bits in groups of " +
                 std::to_string(layout.group_size));

@@ -1,5 +1,5 @@
-// What config.json says of the weights that MLX quantized (mlx-lm's checkpoints): one layout for all modules, and others
-// for those that it names.
+// What config.json says of the weights that MLX quantized (mlx-lm's checkpoints): one layout for all modules, and
+// others for those that it names.
 #pragma once
 
 #include <map>
