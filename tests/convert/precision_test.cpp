@@ -158,7 +158,7 @@ TEST(Precision, PresetsRaiseWhatMatters) {
   EXPECT_EQ(stored_bits(*result, "model.layers.0.self_attn.q_proj"), 8);
   EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.shared_expert.up_proj"), 8);
   EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.experts.2.up_proj"), 2);
-  EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.experts.2.down_proj"), 3);
+  EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.experts.2.down_proj"), 2);
 }
 
 /// The checkpoint's matrices decoded and rotated back: a plain model that computes the same.
