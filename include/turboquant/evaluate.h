@@ -15,8 +15,10 @@ struct EvaluateOptions {
   std::string revision;  ///< of a model on the hub: branch, tag or commit; empty: main
   std::vector<int> bits = {2, 3, 4};
   std::vector<std::string> formats = {"tcq16", "original", "affine"};
-  int group_size = 64;  ///< of the original's format and of affine quantization
-  int head_bits = 8;    ///< of embedding and head in TCQ16 rows
+  int group_size = 64;                ///< of the original's format and of affine quantization
+  int head_bits = 8;                  ///< of embedding and head in TCQ16 rows
+  std::vector<std::string> bits_for;  ///< of TCQ16 rows, as in ConvertOptions
+  std::string preset;                 ///< the same
   std::string rotation = "hadamard";
   uint64_t rotation_seed = 42;
   uint32_t python_hash_seed = 0;  ///< of the original's format
@@ -38,7 +40,7 @@ struct EvaluateOptions {
 
 /// One row of the table: the model in one format against the baseline, on the same tokens.
 struct EvaluateRow {
-  std::string config;  ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "TurboQuant 3+QJL", "Affine 3-bit"
+  std::string config;  ///< "FP16", "TCQ16 3-bit", "TCQ16 3-bit mixed", "TurboQuant 3-bit", "TurboQuant 3+QJL", ...
   std::string format;  ///< "none", "tcq16", "original", "original+qjl", "affine"
   int bits = 16;
   std::string kv = "fp16";  ///< precision of the KV cache

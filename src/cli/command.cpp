@@ -57,6 +57,19 @@ CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string
       ->required();
 }
 
+void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for, std::string& preset) {
+  command
+      .add_option("--bits-for", bits_for,
+                  "GLOB=BITS: 2, 3, 4, 8, or 16 to leave, for the matrices of these names, such as '*.down_proj=4' or "
+                  "'model.layers.0.*=8'; repeatable, later ones win")
+      ->allow_extra_args(false);
+  command.add_option(
+      "--preset", preset,
+      "A mix that is worth its size, on top of --bits: dense (v, o and down one step up: at 3 bits 3.65 in "
+      "all, 0.40 of the KL divergence), moe (attention and shared experts at 8; experts as --bits says); "
+      "--bits-for wins over it");
+}
+
 void add_threads_option(CLI::App& command, int& threads) {
   command.add_option("--threads,-t", threads, "Threads; 0: one a processor")
       ->capture_default_str()

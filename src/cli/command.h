@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace turboquant {
 
@@ -24,6 +25,7 @@ void add_completion(CLI::App& app);
 CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string& revision,
                               const std::string& names = "--model,--hf-path");
 void add_threads_option(CLI::App& command, int& threads);
+void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for, std::string& preset);
 
 /// A line on standard error: "[info] ..." unless --quiet.
 void message(const std::string& line);

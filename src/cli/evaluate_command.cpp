@@ -83,6 +83,7 @@ void add_evaluate(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--head-bits", options.head_bits, "Embedding and head of tcq16 rows: 8 or 16")
       ->capture_default_str();
+  add_precision_options(*command, options.bits_for, options.preset);
   command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
       ->capture_default_str();
   command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();

@@ -27,14 +27,21 @@ std::vector<float> codebook_values(int bits) {
   return {values.data<float>(), values.data<float>() + values.elements()};
 }
 
-}  // namespace
-
-Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec) : source_(source), spec_(spec) {
-  const nlohmann::json& config = source.config();
+const Checkpoint& not_compressed(const Checkpoint& source) {
   for (const char* key : {"quantization", "quantization_config"})
-    if (config.contains(key) && !config.at(key).is_null())
+    if (source.config().contains(key) && !source.config().at(key).is_null())
       throw Error(source.path().string() + ": config.json has '" + key +
                   "': the model is compressed already; convert the original weights");
+  return source;
+}
+
+}  // namespace
+
+Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec)
+    : source_(not_compressed(source)),
+      spec_(spec),
+      precision_(source, spec.linear.method, spec.linear.bits,
+                 spec.linear.method == QuantSpec::Method::tcq16 ? spec.head_bits : spec.linear.bits, spec.bits_for) {
   if (spec_.linear.method != QuantSpec::Method::tcq16) layout_.emplace(source);
   if (spec_.linear.method == QuantSpec::Method::original && !layout_->note().empty())
     warnings_.push_back(layout_->note());
@@ -78,7 +85,8 @@ void Conversion::plan(Item& item) {
   item.module = module_of(name);
   parameters_ += static_cast<uint64_t>(count * tensor.shape.elements());
   const Role role = role_of(tensor.name);
-  if (const std::optional<QuantSpec> quant = spec_for(tensor, role)) {
+  const int bits = role == Role::other ? 16 : bits_of(item, role);
+  if (const std::optional<QuantSpec> quant = spec_for(tensor, role, bits)) {
     plan_quantized(item, *quant);
   } else {
     item.outputs.push_back(layout_ ? layout_->stored(tensor) : tensor);
@@ -105,19 +113,34 @@ void Conversion::plan(Item& item) {
   }
 }
 
-std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role role) {
+int Conversion::bits_of(const Item& item, Role role) const {
+  const std::string& name = item.sources.front().name;
+  const int bits = precision_.bits(name, role);
+  const auto fail = [&](const std::string& why) {
+    throw Error(source_.path().string() + ": --bits-for gives " + std::to_string(bits) + " bits to '" + name +
+                "': " + why);
+  };
+  if (spec_.linear.method == QuantSpec::Method::tcq16) return bits;
+  if (bits != 16 && bits != spec_.linear.bits)
+    fail("this format has one number of bits for the whole model, " + std::to_string(spec_.linear.bits) +
+         ", or 16; use --format tcq16");
+  if (std::any_of(item.sources.begin(), item.sources.end(),
+                  [&](const TensorInfo& expert) { return precision_.bits(expert.name, role) != bits; }))
+    fail("this format stacks the experts of a layer, and other experts get other bits; use --format tcq16");
+  return bits;
+}
+
+std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role role, int bits) {
   if (role == Role::other) return std::nullopt;
   if (tensor.shape.rank() != 2 || !is_float(tensor.dtype))
     throw Error(source_.path().string() + ": tensor '" + tensor.name + "': " + std::string(name(tensor.dtype)) + " " +
                 to_string(tensor.shape) + ", expected F32, F16 or BF16 of two dimensions");
   QuantSpec quant = spec_.linear;
-  if (quant.method == QuantSpec::Method::tcq16 && role != Role::linear) {
-    if (spec_.head_bits == 16) return std::nullopt;
-    quant.bits = spec_.head_bits;
-  }
   // The original leaves embeddings, and so a tied head, as they are; affine is compared on the same tensors.
   if (quant.method != QuantSpec::Method::tcq16 && role == Role::embedding) return std::nullopt;
   quant.qjl = quant.qjl && expert_number(tensor.name) < 0;  // as there: not for experts
+  if (bits == 16) return std::nullopt;
+  quant.bits = bits;
   const int64_t cols = tensor.shape.back();
   if (quant.fits(cols)) return quant;
   const int multiple = quant.method == QuantSpec::Method::tcq16 ? kGroup : quant.group_size;
@@ -184,6 +207,7 @@ nlohmann::json Conversion::config() const {
     quantization["fuse_rotations"] = false;
     quantization["codebook"] = codebook_values(linear.bits);
   }
+  for (const auto& [module, bits] : precision_.others(source_)) quantization[module] = {{"bits", bits}};
   config["quantization"] = quantization;
   config["quantization_config"] = quantization;
   if (spec_.dtype)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "convert/original_layout.h"
+#include "convert/precision.h"
 #include "core/thread_pool.h"
 #include "io/checkpoint.h"
 #include "nn/roles.h"
@@ -19,7 +20,8 @@ namespace turboquant {
 
 struct ConversionSpec {
   QuantSpec linear;
-  int head_bits = 8;  // of embedding and head in TCQ16: 8, or 16 to leave them
+  int head_bits = 8;               // of embedding and head in TCQ16: 8, or 16 to leave them
+  std::vector<BitsRule> bits_for;  // matrices with other bits (in the original's format: 16 alone); the last match wins
   bool rotate = true;
   uint64_t rotation_seed = 42;
   uint32_t python_hash_seed = 0;  // of path_hash()
@@ -29,7 +31,8 @@ struct ConversionSpec {
 /// All that a conversion writes, known from headers alone.
 class Conversion {
  public:
-  /// Error: the source is compressed already, or has no linear layer that fits the format.
+  /// Error: the source is compressed already, has no linear layer that fits the format, or a rule for bits matches
+  /// nothing or gives what the format cannot hold.
   Conversion(const Checkpoint& source, const ConversionSpec& spec);
 
   /// The tensors to come, in no particular order.
@@ -67,12 +70,14 @@ class Conversion {
   std::vector<std::pair<std::string, Tensor>> make(const Item& item, const TensorInfo& source, const Rotation& rotation,
                                                    ThreadPool& pool) const;
   void make_item(const Item& item, const Work& work) const;
-  std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role);
+  std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role, int bits);
+  int bits_of(const Item& item, Role role) const;
 
   const Checkpoint& source_;
   ConversionSpec spec_;
   std::optional<OriginalLayout> layout_;  // of the original's format and of affine
   std::vector<Item> items_;
+  Precision precision_;
   std::map<std::string, int64_t> sites_;  // signs to write: name -> width
   std::vector<std::string> warnings_;
   int64_t linear_layers_ = 0;

@@ -7,10 +7,12 @@
 #include <filesystem>
 
 #include "convert/conversion.h"
+#include "convert/dense_source.h"
 #include "convert/options.h"
 #include "convert/partial_folder.h"
 #include "hub/hub.h"
 #include "io/files.h"
+#include "io/mlx_quantization.h"
 #include "io/safetensors.h"
 #include "models/model.h"
 #include "turboquant/version.h"
@@ -40,10 +42,15 @@ ConvertResult convert(const ConvertOptions& options) {
   if (options.output.empty()) throw UsageError("no output folder given");
   fs::path output = fs::path(options.output).lexically_normal();
   if (!output.has_filename()) output = output.parent_path();
-  PartialFolder folder(output,
-                       options.resume);  // first: a download is not worth starting if there is no place for the result
+  // First: a download is not worth starting if there is no place for the result.
+  PartialFolder folder(output, options.resume);
   say("Loading model from " + options.model);
-  const std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
+  std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
+  const auto mlx = MlxQuantization::of(source->config(), options.model);
+  source = dense_source(std::move(source));
+  if (mlx && !source->config().contains("quantization"))
+    say("Warning: the weights are quantized already (" + mlx->common().name() +
+        ") and lose more by being quantized again; the original weights give better results");
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
 

@@ -26,6 +26,12 @@ QuantSpec quant_spec(const std::string& format, int bits, int group_size) {
   return spec;
 }
 
+std::vector<BitsRule> bits_rules(const std::string& preset, const std::vector<std::string>& bits_for, int bits) {
+  std::vector<BitsRule> rules = preset_rules(preset, bits);
+  for (const std::string& text : bits_for) rules.push_back(parse_bits_rule(text));
+  return rules;
+}
+
 ConversionSpec conversion_spec(const ConvertOptions& options) {
   if (options.format == "affine") throw UsageError("--format affine: unknown; use tcq16 or mlx");
   ConversionSpec spec;
@@ -43,6 +49,10 @@ ConversionSpec conversion_spec(const ConvertOptions& options) {
   if (options.head_bits != 8 && options.head_bits != 16)
     throw UsageError("--head-bits " + std::to_string(options.head_bits) + ": use 8, or 16 to leave embedding and head");
   spec.head_bits = options.head_bits;
+  if (!options.preset.empty() && options.format != "tcq16")
+    throw UsageError("--preset " + options.preset + ": this format has one number of bits for the whole model; use " +
+                     "--format tcq16");
+  spec.bits_for = bits_rules(options.preset, options.bits_for, options.bits);
   spec.rotate = rotation_enabled(options.rotation);
   spec.rotation_seed = options.rotation_seed;
   if (options.dtype == "float16")

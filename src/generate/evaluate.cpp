@@ -15,6 +15,7 @@
 #include "generate/state.h"
 #include "hub/hub.h"
 #include "io/config.h"
+#include "io/mlx_quantization.h"
 #include "models/summary.h"
 
 namespace turboquant {
@@ -174,6 +175,10 @@ void check_options(const EvaluateOptions& options) {
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
   settings_of(options);
+  bits_rules(options.preset, options.bits_for, 3);
+  if ((!options.bits_for.empty() || !options.preset.empty()) &&
+      std::find(options.formats.begin(), options.formats.end(), "tcq16") == options.formats.end())
+    throw UsageError("--bits-for and --preset need tcq16 among --formats: other rows have one number of bits");
 }
 
 }  // namespace
@@ -213,7 +218,8 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   if (!quantization.empty()) {
     // A converted folder: its own row, without a baseline to compare with.
     baseline.config = std::filesystem::path(options.model).filename().string();
-    baseline.format = config_string_or(quantization, options.model, "format", "original");
+    const auto mlx = MlxQuantization::of(source->config(), options.model);
+    baseline.format = mlx ? mlx->common().mode : config_string_or(quantization, options.model, "format", "original");
     baseline.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
   } else {
     const EvaluateRow template_row = baseline;  // candidates may move as it grows
@@ -221,6 +227,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
       ConversionSpec spec;
       spec.linear = setting.quant;
       spec.head_bits = options.head_bits;
+      if (setting.format == "tcq16") spec.bits_for = bits_rules(options.preset, options.bits_for, setting.quant.bits);
       spec.rotate = rotation_enabled(options.rotation);
       spec.rotation_seed = options.rotation_seed;
       spec.python_hash_seed = options.python_hash_seed;
@@ -228,7 +235,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
       for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
       Candidate candidate;
       candidate.row = template_row;
-      candidate.row.config = setting.title;
+      candidate.row.config = setting.title + (spec.bits_for.empty() ? "" : " mixed");
       candidate.row.format = setting.format;
       candidate.row.bits = setting.quant.bits;
       const auto start = Clock::now();

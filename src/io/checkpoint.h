@@ -84,6 +84,8 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
 /// language_model. become those of a text model, and the tensors of image encoders (visual, vision_tower) and of
 /// multi-token prediction (mtp) are left out, which note() says. A checkpoint without such names is returned as it is.
 std::unique_ptr<Checkpoint> language_model_of(std::unique_ptr<Checkpoint> checkpoint);
+/// The name that it gives a tensor or module of the language model.
+std::string language_model_name(const std::string& name);
 
 /// Where a folder has its tensors: the one file, or the shards that the index names. The one file goes first.
 inline constexpr const char* kSafetensorsFile = "model.safetensors";

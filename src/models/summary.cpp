@@ -3,6 +3,7 @@
 #include <array>
 
 #include "io/config.h"
+#include "io/mlx_quantization.h"
 #include "quant/tile.h"
 
 namespace turboquant {
@@ -27,13 +28,14 @@ std::pair<std::string, uint64_t> describe_matrix(const Checkpoint& checkpoint, c
                 static_cast<uint64_t>(scales->shape[0] * tensor.shape[1] * kGroup)};
   if (scales != nullptr && tensor.dtype == DType::u32) {
     const std::string where = checkpoint.path().string();
+    if (const auto mlx = MlxQuantization::of(checkpoint.config(), where)) {
+      const MlxLayout& layout = mlx->layout(expert_stack(module));
+      return {layout.name(), static_cast<uint64_t>(scales->shape.elements() * layout.group_size)};
+    }
     const int64_t group =
         config_integer_or(config_object(checkpoint.config(), where, "quantization"), where, "group_size", 64);
-    const bool original = checkpoint.find(module + ".codebook") != nullptr ||
-                          checkpoint.find(expert_stack(module) + ".codebook") != nullptr;
     const char* qjl = checkpoint.find(module + ".qjl_packed") != nullptr ? " + QJL" : "";
-    return {original ? std::string("TurboQuant (original)") + qjl : "affine",
-            static_cast<uint64_t>(scales->shape.elements() * group)};
+    return {std::string("TurboQuant (original)") + qjl, static_cast<uint64_t>(scales->shape.elements() * group)};
   }
   return {std::string(name(tensor.dtype)), static_cast<uint64_t>(tensor.shape.elements())};
 }
@@ -52,7 +54,10 @@ Summary summarize(const Checkpoint& checkpoint) {
     summary.all.bytes += tensor.bytes();
     const Role role = role_of(tensor.name);
     if (role == Role::other) {
-      if (!is_part(tensor.name)) summary.all.weights += static_cast<uint64_t>(tensor.shape.elements());
+      if (is_part(tensor.name)) continue;
+      const std::string module(module_of(tensor.name));  // MLX compresses routers as well
+      summary.all.weights += module.empty() ? static_cast<uint64_t>(tensor.shape.elements())
+                                            : describe_matrix(checkpoint, tensor, module).second;
       continue;
     }
     const std::string module(module_of(tensor.name));

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/half.h"
+#include "core/mxfp4.h"
 #include "io/config.h"
 #include "nn/roles.h"
 #include "quant/qjl.h"
@@ -122,7 +123,7 @@ Tensor Loader::finite_halves(const std::string& tensor, int64_t length) {
   return values;
 }
 
-// The original's files (with a codebook) and MLX's affine ones (with biases).
+// The original's files (with a codebook), and MLX's: affine (with biases) and MXFP4 (with scales of a byte).
 Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   const TensorInfo* info = checkpoint_.find(module + ".weight");
   const TensorInfo* scales = checkpoint_.find(module + ".scales");
@@ -147,11 +148,22 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
     if (qjl_ && has(module + ".qjl_packed")) weight.qjl = residual(module, rows, cols);
     return weight;
   }
+  const int64_t words = info->shape.back();
+  if (scales->dtype == DType::u8) {
+    if (8 * words != cols || weight.group_size != kMxfp4Block)
+      fail(module + ".weight", "a floating-point format of MLX that is not supported; of these, mxfp4 is");
+    weight.kind = Weight::Kind::mxfp4;
+    weight.bits = 4;
+    weight.data = read(module + ".weight", DType::u32, {rows, words});
+    weight.scales = read(module + ".scales", DType::u8, {rows, cols / kMxfp4Block});
+    return weight;
+  }
   weight.kind = Weight::Kind::affine;
-  weight.bits = static_cast<int>(32 * info->shape.back() / cols);
-  if (weight.bits < 2 || weight.bits > 8)
-    fail(module + ".weight", to_string(info->shape) + " is no affine layout of 2 to 8 bits");
-  weight.data = read(module + ".weight", DType::u32, {rows, cols * weight.bits / 32});
+  weight.bits = static_cast<int>(32 * words / cols);
+  if (weight.bits < 2 || weight.bits > 8 || weight.bits == 7 || 32 * words != cols * weight.bits)
+    fail(module + ".weight", to_string(info->shape) + " is no affine layout of 2, 3, 4, 5, 6 or 8 bits");
+  if (!is_float(scales->dtype)) fail(module + ".scales", std::string(name(scales->dtype)) + " is no type of scales");
+  weight.data = read(module + ".weight", DType::u32, {rows, words});
   weight.scales = read(module + ".scales", scales->dtype, {rows, scales->shape.back()});
   weight.biases = read(module + ".biases", scales->dtype, {rows, scales->shape.back()});
   return weight;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/half.h"
+#include "core/mxfp4.h"
 #include "quant/affine.h"
 #include "quant/original.h"
 #include "quant/qjl.h"
@@ -14,7 +15,9 @@ namespace turboquant {
 namespace {
 
 float element(const Tensor& tensor, int64_t at) {
-  return tensor.dtype() == DType::f32 ? tensor.data<float>()[at] : half_to_float(tensor.data<uint16_t>()[at]);
+  if (tensor.dtype() == DType::f32) return tensor.data<float>()[at];
+  const uint16_t bits = tensor.data<uint16_t>()[at];
+  return tensor.dtype() == DType::bf16 ? bfloat_to_float(bits) : half_to_float(bits);
 }
 
 void decode_tiled(const Weight& weight, int64_t begin, int64_t end, float* out) {
@@ -64,16 +67,33 @@ void decode_grouped(const Weight& weight, int64_t begin, int64_t end, float* out
 
 void decode_affine(const Weight& weight, int64_t begin, int64_t end, float* out) {
   const int64_t row_words = affine_words(weight.bits, weight.cols), groups = weight.cols / weight.group_size;
-  const uint32_t mask = (1u << weight.bits) - 1;
+  const uint64_t mask = (uint64_t{1} << weight.bits) - 1;
   for (int64_t row = begin; row < end; ++row) {
-    const uint32_t* words = weight.data.data<uint32_t>() + row * row_words;
-    for (int64_t i = 0; i < weight.cols; ++i) {
-      const int64_t bit = i * weight.bits, group = row * groups + i / weight.group_size;
-      const int shift = static_cast<int>(bit % 32);
-      uint32_t code = words[bit / 32] >> shift;
-      if (shift + weight.bits > 32) code |= words[bit / 32 + 1] << (32 - shift);
-      *out++ = element(weight.scales, group) * static_cast<float>(code & mask) + element(weight.biases, group);
+    const uint32_t* word = weight.data.data<uint32_t>() + row * row_words;
+    uint64_t pending = 0;  // bits that are read and not decoded yet
+    int filled = 0;
+    for (int64_t group = row * groups; group < (row + 1) * groups; ++group) {
+      const float scale = element(weight.scales, group), bias = element(weight.biases, group);
+      for (int i = 0; i < weight.group_size; ++i) {
+        if (filled < weight.bits) {
+          pending |= uint64_t{*word++} << filled;
+          filled += 32;
+        }
+        *out++ = scale * static_cast<float>(pending & mask) + bias;
+        pending >>= weight.bits;
+        filled -= weight.bits;
+      }
     }
+  }
+}
+
+void decode_mxfp4_rows(const Weight& weight, int64_t begin, int64_t end, float* out) {
+  const int64_t blocks = weight.cols / kMxfp4Block;
+  std::vector<uint16_t> row(static_cast<size_t>(weight.cols));
+  for (int64_t r = begin; r < end; ++r) {
+    decode_mxfp4(weight.data.data<uint8_t>() + r * weight.cols / 2, weight.scales.data<uint8_t>() + r * blocks, blocks,
+                 row.data());
+    out = std::transform(row.begin(), row.end(), out, bfloat_to_float);
   }
 }
 
@@ -94,6 +114,8 @@ void decode_rows(const Weight& weight, int64_t begin, int64_t end, float* out) {
       return;
     case Weight::Kind::affine:
       return decode_affine(weight, begin, end, out);
+    case Weight::Kind::mxfp4:
+      return decode_mxfp4_rows(weight, begin, end, out);
   }
 }
 

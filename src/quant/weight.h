@@ -35,7 +35,8 @@ struct Weight {
     grouped,  // the original's format (quant/original.h); data: U32 [rows, words], scales: F16 [rows, cols /
               // group_size], codebook: F16 [2^bits]
     affine,   // MLX's affine quantization (quant/affine.h); data: U32 [rows, words],
-              // scales and biases: F32 or F16 [rows, cols / group_size]
+              // scales and biases: F32, F16 or BF16 [rows, cols / group_size]
+    mxfp4,    // MXFP4 as MLX packs it (core/mxfp4.h); data: U32 [rows, cols / 8], scales: U8 [rows, cols / 32]
   };
 
   Kind kind = Kind::dense;

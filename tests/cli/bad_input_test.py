@@ -73,6 +73,16 @@ case("bits are no number", "convert --hf-path {hf} --mlx-path {out} --bits three
 case("group size 48", CONVERT + " --format original --group-size 48", 2, "group-size.*48|48.*group-size")
 case("unknown rotation", CONVERT + " --rotation dct", 2, "dct")
 case("unknown format", CONVERT + " --format gptq", 2, "gptq")
+case("bits-for without bits", CONVERT + " --bits-for *.down_proj", 2, r"bits-for.*GLOB=BITS")
+case("bits-for: 5 bits", CONVERT + " --bits-for *.down_proj=5", 2, r"bits-for.*2, 3, 4, 8")
+case("bits-for: no name", CONVERT + " --bits-for =4", 2, "bits-for")
+case("bits-for matches nothing", CONVERT + " --bits-for *.o_proj=4 --bits-for *.w2=4", 1, r"'\*\.w2' matches no tensor")
+case("bits-for matches norms alone", CONVERT + " --bits-for *norm*=4", 1, "never compressed")
+case("bits-for: original format", CONVERT + " --format original --bits-for *.o_proj=4", 1, "one number of bits")
+case("preset: unknown", CONVERT + " --preset best", 2, "best.*dense or moe")
+case("preset: original format", CONVERT + " --format original --preset dense", 2, "preset")
+case("evaluate: bits-for without tcq16", EVALUATE + " --formats original --bits-for *=4", 2, "tcq16", TEXT)
+case("evaluate: bits-for matches nothing", EVALUATE + " --bits-for none=4", 1, "'none' matches no tensor", TEXT)
 case("unknown dtype", CONVERT + " --dtype int8", 2, "int8")
 case("QJL in tcq16", CONVERT + " --use-qjl", 2, "--use-qjl.*tcq16.*--format mlx")
 case("hash seed in tcq16", CONVERT + " --python-hash-seed 3", 2, "--python-hash-seed.*--format mlx")
@@ -161,6 +171,17 @@ bad_model(
     command=GENERATE,
 )
 bad_model("config: unknown activation", "hidden_act|sigmoid9", config(hidden_act="sigmoid9"), command=GENERATE)
+
+# ---------------------------------------------------------------- MLX's quantized checkpoints
+MLX = config(quantization={"bits": 4, "group_size": 64})
+WORDS = tensor(Q, dtype="U32", shape=[192, 96])  # the bytes of BF16 [192, 192]
+bad_model("mlx: unknown mode", "nvfp4", config(quantization={"mode": "nvfp4"}))
+bad_model("mlx: 7 bits", "7 bits", config(quantization={"bits": 7}))
+bad_model("mlx: bits are text", "bits", config(quantization={"bits": "four"}))
+bad_model("mlx: unknown mode of a module", "lm_head", config(quantization={"lm_head": {"mode": "mxfp8"}}))
+bad_model("mlx: nothing is quantized", "compressed already", MLX)
+bad_model("mlx: words without scales", Q.replace("weight", "scales"), MLX, WORDS, command=GENERATE)
+bad_model("mlx: words without scales, convert", "compressed already|" + Q, MLX, WORDS)
 
 # ---------------------------------------------------------------- safetensors
 bad_model("safetensors: missing", r"model\.safetensors", remove("model.safetensors"))
