@@ -10,6 +10,7 @@
 #include "core/interrupt.h"
 #include "core/random.h"
 #include "generate/state.h"
+#include "models/shapes.h"
 #include "models/summary.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
@@ -194,8 +195,7 @@ void add_bench(CLI::App& app) {
       app.add_subcommand("bench", "Measure speed, beside the ceilings of this machine read in the same run");
   auto options = std::make_shared<BenchOptions>();
   command->add_option("--model,--hf-path", options->model, "Model to measure");
-  command->add_option("--synthetic", options->synthetic,
-                      "Random weights of a real shape: llama-3.2-1b or llama-3.1-8b");
+  command->add_option("--synthetic", options->synthetic, "Random weights of a real shape: " + known_config_names());
   command->add_option("--bits,-b", options->bits, "Bits of the synthetic linear layers: 2, 3 or 4")
       ->capture_default_str();
   command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")

@@ -84,6 +84,7 @@ int run_command(int argc, const char* const* argv) {
   add_generate(app);
   add_evaluate(app);
   add_info(app);
+  add_plan(app);
   add_bench(app);
   add_logits(app);
   add_completion(app);

@@ -15,6 +15,7 @@ void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_info(CLI::App& app);
+void add_plan(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_completion(CLI::App& app);

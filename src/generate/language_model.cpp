@@ -12,8 +12,6 @@
 namespace turboquant {
 namespace {
 
-constexpr size_t kPrefillChunk = 512;
-
 void add_end_tokens(const nlohmann::json& config, std::unordered_set<int32_t>& tokens) {
   const auto found = config.find("eos_token_id");
   if (found == config.end()) return;
@@ -53,7 +51,7 @@ Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens) {
   Tensor logits;
   while (!tokens.empty()) {
     check_interrupt();
-    const auto chunk = tokens.first(std::min(tokens.size(), kPrefillChunk));
+    const auto chunk = tokens.first(std::min(tokens.size(), static_cast<size_t>(kPrefillTokens)));
     tokens = tokens.subspan(chunk.size());
     const auto count = static_cast<int64_t>(chunk.size());
     const SequenceTokens sequence{&cache, chunk, tokens.empty() ? count - 1 : count};

@@ -40,7 +40,10 @@ class Checkpoint {
   /// Every tensor, sorted by name. What read() returns has this type and shape.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// Null if there is none of that name.
-  const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
+  virtual const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
+  /// The same for a tensor that a model needs in that shape (its reader checks it): a checkpoint that only learns what
+  /// models ask for, models/shapes.h, takes it from here.
+  virtual const TensorInfo* expect(std::string_view name, const Shape& /*shape*/) const { return find(name); }
   /// A view of the mapped file where the bytes are stored as they are; else decoded into new memory. A missing tensor
   /// is an Error that names it and the file. Safe to call from several threads.
   virtual Tensor read(std::string_view name) const = 0;
@@ -69,6 +72,11 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
 /// language_model. become those of a text model, and the tensors of image encoders (visual, vision_tower) and of
 /// multi-token prediction (mtp) are left out, which note() says. A checkpoint without such names is returned as it is.
 std::unique_ptr<Checkpoint> language_model_of(std::unique_ptr<Checkpoint> checkpoint);
+
+/// A checkpoint known from headers alone, such as those of a model that was not downloaded: names, types and shapes of
+/// the tensors as they are in its files, and config.json. Shown as open_checkpoint shows a folder; read() is an Error.
+std::unique_ptr<Checkpoint> checkpoint_of_headers(const std::filesystem::path& name, const nlohmann::json& config,
+                                                  std::vector<TensorInfo> tensors);
 
 /// The two behind open_checkpoint.
 std::unique_ptr<Checkpoint> open_safetensors_checkpoint(const std::filesystem::path& folder);
