@@ -17,6 +17,8 @@ struct LoadOptions {
   int threads = 0;                                     ///< 0: one a processor
   bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
   std::string cache_dtype = "float16";                 ///< of the KV cache: "float16" or "float32"
+  bool preload = false;                                ///< read all weights into memory before the first token
+  bool lock = false;                                   ///< and keep them there (mlock)
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 

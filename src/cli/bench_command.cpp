@@ -31,7 +31,7 @@ double median(std::vector<double> values) {
 struct BenchOptions {
   std::string model, synthetic, json;
   int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64;
-  bool kernels = false;
+  bool kernels = false, preload = false, lock = false;
 };
 
 struct BenchRow {
@@ -51,6 +51,7 @@ class Bench {
     if (!options_.synthetic.empty())
       synthetic = make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_);
     if (!options_.model.empty()) real = open_checkpoint(options_.model);
+    if (real && (options_.preload || options_.lock)) load_into_memory(*real, options_.lock);
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
     fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share");
     memory_ = memory_read_rate(*pool_) * 1e-9;
@@ -212,6 +213,7 @@ void add_bench(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--json", options->json, "Write the rows to this file: a JSON array, one object a row");
   add_threads_option(*command, options->threads);
+  add_memory_options(*command, options->preload, options->lock);
   command->footer("Example:\n  turboquant bench --synthetic llama-3.2-1b --bits 3");
   command->callback([=] {
     if (options->model.empty() && options->synthetic.empty()) options->kernels = true;

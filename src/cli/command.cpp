@@ -62,6 +62,11 @@ void add_threads_option(CLI::App& command, int& threads) {
       ->check(CLI::Range(0, 1024));
 }
 
+void add_memory_options(CLI::App& command, bool& preload, bool& lock) {
+  command.add_flag("--preload", preload, "Read all weights into memory before the first token");
+  command.add_flag("--lock", lock, "Read all weights into memory and keep them there");
+}
+
 void write_json_rows(const std::string& path, const std::vector<std::string>& rows) {
   std::string text = "[\n";
   for (size_t i = 0; i < rows.size(); ++i) text += rows[i] + (i + 1 < rows.size() ? ",\n" : "\n");

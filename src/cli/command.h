@@ -23,6 +23,8 @@ void add_completion(CLI::App& app);
 /// The flags that several commands share, described once.
 CLI::Option* add_model_option(CLI::App& command, std::string& model);
 void add_threads_option(CLI::App& command, int& threads);
+/// --preload and --lock
+void add_memory_options(CLI::App& command, bool& preload, bool& lock);
 
 /// A line on standard error: "[info] ..." unless --quiet.
 void message(const std::string& line);

@@ -1,5 +1,7 @@
 #include "core/memory.h"
 
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -40,6 +42,44 @@ MachineMemory machine_memory() {
     memory.available = std::min(memory.available, *limit - std::min(*limit, used));
   }
   return memory;
+}
+
+void PageRanges::add(const void* data, size_t bytes) {
+  if (bytes == 0) return;
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  ranges_.push_back({begin, begin + bytes});
+}
+
+std::vector<PageRanges::Range> PageRanges::merged(size_t gap) const {
+  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  std::vector<Range> sorted = ranges_, result;
+  std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  for (Range range : sorted) {
+    range.begin = range.begin / page * page;
+    range.end = (range.end + page - 1) / page * page;
+    if (!result.empty() && range.begin <= result.back().end + gap)
+      result.back().end = std::max(result.back().end, range.end);
+    else
+      result.push_back(range);
+  }
+  return result;
+}
+
+void PageRanges::will_need() const {
+  for (const Range& range : merged())
+    ::madvise(reinterpret_cast<void*>(range.begin), range.end - range.begin, MADV_WILLNEED);  // advice: may fail
+}
+
+size_t PageRanges::bytes() const {
+  size_t total = 0;
+  for (const Range& range : ranges_) total += range.end - range.begin;
+  return total;
+}
+
+bool PageWatch::see() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return see(usage.ru_majflt);
 }
 
 }  // namespace turboquant

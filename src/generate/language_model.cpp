@@ -75,6 +75,7 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   auto state = std::make_unique<State>();
   state->checkpoint = open_checkpoint(path);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
+  if (options.preload || options.lock) load_into_memory(*state->checkpoint, options.lock);
   state->pool = std::make_shared<ThreadPool>(options.threads);
   state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), model_options);
   const Checkpoint& checkpoint = *state->checkpoint;

@@ -4,6 +4,8 @@
 #include <fstream>
 #include <system_error>
 
+#include "core/interrupt.h"
+#include "core/progress.h"
 #include "io/experts.h"
 #include "io/files.h"
 #include "turboquant/error.h"
@@ -49,6 +51,24 @@ class HeaderCheckpoint final : public Checkpoint {
 std::unique_ptr<Checkpoint> checkpoint_of_headers(const std::filesystem::path& name, const nlohmann::json& config,
                                                   std::vector<TensorInfo> tensors) {
   return language_model_of(separate_experts(std::make_unique<HeaderCheckpoint>(name, config, std::move(tensors))));
+}
+
+void load_into_memory(const Checkpoint& checkpoint, bool lock) {
+  constexpr uint64_t kPiece = uint64_t{16} << 20;
+  const auto files = checkpoint.mapped_files();
+  uint64_t total = 0;
+  for (const auto& file : files) {
+    total += file->size();
+    if (lock) file->lock();  // before the long work: it may be forbidden
+  }
+  Progress progress("Reading weights", static_cast<int64_t>(total), Progress::Unit::bytes);
+  for (const auto& file : files)
+    for (uint64_t begin = 0; begin < file->size(); begin += kPiece) {
+      check_interrupt();
+      const uint64_t end = std::min(begin + kPiece, file->size());
+      file->preload(begin, end);
+      progress.advance(static_cast<int64_t>(end - begin));
+    }
 }
 
 std::string describe(const TensorInfo& info) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "io/mapped_file.h"
 
 namespace turboquant {
 
@@ -53,6 +54,8 @@ class Checkpoint {
   virtual std::optional<std::string> file(std::string_view name) const = 0;
   /// Bytes of all files that hold tensors.
   virtual uint64_t size_on_disk() const = 0;
+  /// The files that read() gives views of.
+  virtual std::vector<std::shared_ptr<const MappedFile>> mapped_files() const { return {}; }
   /// One line on tensors that are in the files and left out here; empty if there are none.
   const std::string& note() const { return note_; }
 
@@ -72,6 +75,10 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
 /// language_model. become those of a text model, and the tensors of image encoders (visual, vision_tower) and of
 /// multi-token prediction (mtp) are left out, which note() says. A checkpoint without such names is returned as it is.
 std::unique_ptr<Checkpoint> language_model_of(std::unique_ptr<Checkpoint> checkpoint);
+
+/// Reads the files of a checkpoint into memory, under a progress bar; Ctrl-C unwinds. `lock`: they stay there as long
+/// as the checkpoint lives. Error: the process may not lock so much memory.
+void load_into_memory(const Checkpoint& checkpoint, bool lock);
 
 /// A checkpoint known from headers alone, such as those of a model that was not downloaded: names, types and shapes of
 /// the tensors as they are in its files, and config.json. Shown as open_checkpoint shows a folder; read() is an Error.

@@ -35,6 +35,7 @@ class SafetensorsFile {
   Tensor tensor(std::string_view name) const;
   /// Bytes of the file.
   uint64_t size() const { return file_->size(); }
+  const std::shared_ptr<const MappedFile>& mapping() const { return file_; }
 
  private:
   std::shared_ptr<const MappedFile> file_;

@@ -61,6 +61,12 @@ class SafetensorsCheckpoint : public Checkpoint {
     return bytes;
   }
 
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override {
+    std::vector<std::shared_ptr<const MappedFile>> files;
+    for (const SafetensorsFile& shard : shards_) files.push_back(shard.mapping());
+    return files;
+  }
+
  private:
   void read_config() {
     const auto path = path_ / kConfig;
