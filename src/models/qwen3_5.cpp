@@ -96,7 +96,8 @@ std::vector<LayerMemory> Qwen35Model::layer_memory() const {
   std::vector<LayerMemory> memory;
   for (const Layer& layer : layers_)
     if (layer.linear)
-      memory.push_back({.state_floats = delta_.values() * delta_.key_dim + (taps_ - 1) * delta_.channels()});
+      memory.push_back(
+          {.state_floats = delta_.n_value_heads * delta_.state_floats() + (taps_ - 1) * delta_.channels()});
     else
       memory.push_back({.n_kv_heads = info_.attention.n_kv_heads, .head_dim = info_.attention.head_dim});
   return memory;

@@ -100,7 +100,7 @@ TEST(Plan, GptOss120bFitsIn50Gigabytes) {
 TEST(Plan, CountsTheStateOfLinearAttentionOnce) {
   const Plan plan = plan_of("qwen3.5-122b-a10b", with(131'072, {3, 3}, 1'000'000'000'000));
   EXPECT_EQ(plan.linear_layers, 36);
-  EXPECT_EQ(plan.state, 36u * 4 * (64 * 128 * 128 + 3 * (2 * 16 * 128 + 64 * 128)));
+  EXPECT_EQ(plan.state, 36u * 4 * (64 * (128 * 128 + 16 * (128 + 128 + 1)) + 3 * (2 * 16 * 128 + 64 * 128)));
   EXPECT_EQ(plan.state, plan_of("qwen3.5-122b-a10b", with(16, {}, 0)).state);
   EXPECT_TRUE(plan.fits);
   EXPECT_TRUE(plan.flags.empty());

@@ -75,7 +75,8 @@ TEST(Qwen35, LayerTypesMayFollowFromTheInterval) {
 TEST(Qwen35, MemoryOfTheCache) {
   const auto checkpoint = open_checkpoint(kTestData / "micro/qwen3_5");
   const auto model = test_model(*checkpoint, true);
-  const size_t state = 4 * (4 * 32 * 32 + 3 * 256) * sizeof(float), page = 2 * 2 * 256 * 64 * sizeof(float);
+  const size_t state = 4 * (4 * (32 * 32 + 16 * (32 + 32 + 1)) + 3 * 256) * sizeof(float),
+               page = 2 * 2 * 256 * 64 * sizeof(float);
   const std::vector<int32_t> tokens = random_tokens(300, 512, 2);
   Cache cache = model->make_cache();
   EXPECT_EQ(cache.bytes(), 0u);
