@@ -66,8 +66,10 @@ std::vector<PageRanges::Range> PageRanges::merged(size_t gap) const {
 }
 
 void PageRanges::will_need() const {
-  for (const Range& range : merged())
-    ::madvise(reinterpret_cast<void*>(range.begin), range.end - range.begin, MADV_WILLNEED);  // advice: may fail
+  for (const Range& range : merged()) {
+    auto* begin = reinterpret_cast<void*>(range.begin);        // NOLINT(performance-no-int-to-ptr): a page of a tensor
+    ::madvise(begin, range.end - range.begin, MADV_WILLNEED);  // advice: it may fail
+  }
 }
 
 size_t PageRanges::bytes() const {
