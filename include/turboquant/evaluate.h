@@ -34,6 +34,7 @@ struct EvaluateOptions {
   /// "\n\n" between rows that keep their own "\n". "auto": if its first line is a WikiText heading; "yes"; "no".
   std::string rows = "auto";
   bool exact = false;
+  bool preload = false, lock = false;  ///< as in LoadOptions, of the source model
   int threads = 0;
   std::function<void(const std::string&)> on_message;
 };

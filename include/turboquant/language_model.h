@@ -19,6 +19,8 @@ struct LoadOptions {
   std::string cache_dtype = "float16";                 ///< of the KV cache: "float16" or "float32"
   std::string revision;                                ///< of a model on the hub: branch, tag, commit; empty: main
   bool qjl = true;                                     ///< with the QJL residuals of turboquant-mlx's files
+  bool preload = false;                                ///< read all weights into memory before the first token
+  bool lock = false;                                   ///< and keep them there (mlock)
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 

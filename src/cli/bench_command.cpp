@@ -11,6 +11,8 @@
 #include "core/random.h"
 #include "generate/state.h"
 #include "hub/hub.h"
+#include "io/config.h"
+#include "models/shapes.h"
 #include "models/summary.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
@@ -28,10 +30,20 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// The share of a layer's experts that a token is sent to; 1 without experts.
+double routed_share(const Checkpoint& checkpoint) {
+  const std::string where = checkpoint.path().string();
+  const nlohmann::json config = text_config(checkpoint.config(), where);
+  int64_t experts = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) experts = std::max(experts, expert_number(tensor.name) + 1);
+  if (experts == 0) return 1;
+  return static_cast<double>(config_integer_or(config, where, "num_experts_per_tok", 1)) / static_cast<double>(experts);
+}
+
 struct BenchOptions {
   std::string model, revision, synthetic, json;
   int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64;
-  bool kernels = false;
+  bool kernels = false, preload = false, lock = false;
 };
 
 struct BenchRow {
@@ -51,6 +63,7 @@ class Bench {
     if (!options_.synthetic.empty())
       synthetic = make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_);
     if (!options_.model.empty()) real = open_model(options_.model, options_.revision, message);
+    if (real && (options_.preload || options_.lock)) load_into_memory(*real, options_.lock);
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
     fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share");
     memory_ = memory_read_rate(*pool_) * 1e-9;
@@ -147,11 +160,15 @@ class Bench {
     const double load_s = seconds_since(loading);
     const std::string label = std::filesystem::path(given).filename().string();
     const Summary summary = summarize(checkpoint);
-    auto token_bytes = static_cast<double>(summary.linear.bytes);  // what a token reads: linear layers and head
+    // What a token reads: linear layers, of experts those that it is sent to, and the head.
+    const double routed = routed_share(checkpoint);
+    auto token_bytes = static_cast<double>(summary.linear.bytes - summary.experts.bytes) +
+                       routed * static_cast<double>(summary.experts.bytes);
     for (const auto& [key, share] : summary.matrices)
       if (key.first == (model->info().tied_head ? Role::embedding : Role::head))
         token_bytes += static_cast<double>(share.bytes);
-    const auto multiply_adds = static_cast<double>(summary.linear.weights);
+    const double multiply_adds = static_cast<double>(summary.linear.weights - summary.experts.weights) +
+                                 routed * static_cast<double>(summary.experts.weights);
     fmt::print("{:<34} {:.1f} ms\n", label + " load", load_s * 1e3);
     const int64_t prompt_length = std::min<int64_t>(options_.prompt, model->info().max_context - 1);
     std::vector<int32_t> prompt;
@@ -195,8 +212,7 @@ void add_bench(CLI::App& app) {
       app.add_subcommand("bench", "Measure speed, beside the ceilings of this machine read in the same run");
   auto options = std::make_shared<BenchOptions>();
   add_model_option(*command, options->model, options->revision)->required(false);
-  command->add_option("--synthetic", options->synthetic,
-                      "Random weights of a real shape: llama-3.2-1b or llama-3.1-8b");
+  command->add_option("--synthetic", options->synthetic, "Random weights of a real shape: " + known_config_names());
   command->add_option("--bits,-b", options->bits, "Bits of the synthetic linear layers: 2, 3 or 4")
       ->capture_default_str();
   command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")
@@ -213,6 +229,7 @@ void add_bench(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--json", options->json, "Write the rows to this file: a JSON array, one object a row");
   add_threads_option(*command, options->threads);
+  add_memory_options(*command, options->preload, options->lock);
   command->footer("Example:\n  turboquant bench --synthetic llama-3.2-1b --bits 3");
   command->callback([=] {
     if (options->model.empty() && options->synthetic.empty()) options->kernels = true;

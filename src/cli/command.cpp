@@ -76,6 +76,11 @@ void add_threads_option(CLI::App& command, int& threads) {
       ->check(CLI::Range(0, 1024));
 }
 
+void add_memory_options(CLI::App& command, bool& preload, bool& lock) {
+  command.add_flag("--preload", preload, "Read all weights into memory before the first token");
+  command.add_flag("--lock", lock, "Read all weights into memory and keep them there");
+}
+
 void write_json_rows(const std::string& path, const std::vector<std::string>& rows) {
   std::string text = "[\n";
   for (size_t i = 0; i < rows.size(); ++i) text += rows[i] + (i + 1 < rows.size() ? ",\n" : "\n");
@@ -98,6 +103,7 @@ int run_command(int argc, const char* const* argv) {
   add_generate(app);
   add_evaluate(app);
   add_info(app);
+  add_plan(app);
   add_bench(app);
   add_logits(app);
   add_completion(app);

@@ -16,6 +16,7 @@ void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_info(CLI::App& app);
+void add_plan(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_completion(CLI::App& app);
@@ -26,6 +27,8 @@ CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string
                               const std::string& names = "--model,--hf-path");
 void add_threads_option(CLI::App& command, int& threads);
 void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for, std::string& preset);
+/// --preload and --lock
+void add_memory_options(CLI::App& command, bool& preload, bool& lock);
 
 /// A line on standard error: "[info] ..." unless --quiet.
 void message(const std::string& line);

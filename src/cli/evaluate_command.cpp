@@ -103,6 +103,7 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--json", state->json, "Write the rows to this file: a JSON array, one object a row");
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
   add_threads_option(*command, options.threads);
+  add_memory_options(*command, options.preload, options.lock);
   command->footer("Example:\n  turboquant evaluate --model SmolLM2-135M-Instruct --bits 3 4 --num-samples 40");
   command->callback([state] {
     EvaluateOptions& options = state->options;

@@ -47,6 +47,7 @@ void add_generate(CLI::App& app) {
   command->add_flag("--fast", state->fast,
                     "Leave out the QJL residuals of a model converted with --use-qjl: faster, less exact");
   add_threads_option(*command, state->load.threads);
+  add_memory_options(*command, state->load.preload, state->load.lock);
   command->footer("Example:\n  turboquant generate --model SmolLM2-4bit --prompt \"Name three rivers.\" --temp 0");
   command->callback([=] {
     if (seed->count() > 0) state->generate.seed = state->seed;

@@ -266,7 +266,7 @@ void Conversion::run(ThreadPool& pool, const Sink& take, const std::set<std::str
     since_release += static_cast<int64_t>(source.bytes());
     if (since_release < kReleaseBytes) return;
     since_release = 0;
-    source_.release_pages();
+    for (const auto& file : source_.mapped_files()) file->release_pages();
   };
   const Work work{pool, sink, rotations, done};
   for (const Item* item : alone) make_item(*item, work);

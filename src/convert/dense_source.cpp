@@ -53,6 +53,7 @@ class DenseSource final : public Checkpoint {
   }
   std::optional<std::string> file(std::string_view name) const override { return source_->file(name); }
   uint64_t size_on_disk() const override { return source_->size_on_disk(); }
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override { return source_->mapped_files(); }
 
  private:
   /// The module whose quantized weights a tensor holds; empty if it holds none.

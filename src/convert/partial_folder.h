@@ -42,7 +42,7 @@ class PartialFolder {
     sync();
     append_pending();
     // Waiting for the disk shall take a small part of the time.
-    next_ = Clock::now() + std::max<Clock::duration>(std::chrono::milliseconds(100), 20 * (Clock::now() - start));
+    next_ = Clock::now() + std::max<Clock::duration>(kShortest, 20 * (Clock::now() - start));
   }
 
   /// Removes the journal, and gives the folder its final name.
@@ -50,6 +50,7 @@ class PartialFolder {
 
  private:
   using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kShortest{20};  // between two entries
 
   bool due() const { return Clock::now() >= next_; }
   void append(const std::string& text) const;
@@ -63,7 +64,7 @@ class PartialFolder {
   int fd_ = -1;                              // of the journal, locked
   std::mutex mutex_;
   std::vector<std::string> pending_;
-  Clock::time_point next_ = Clock::now() + std::chrono::milliseconds(100);
+  Clock::time_point next_ = Clock::now() + kShortest;
 };
 
 /// Size and time of the files of a model, as one line: another content has another line.

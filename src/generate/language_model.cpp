@@ -13,8 +13,6 @@
 namespace turboquant {
 namespace {
 
-constexpr size_t kPrefillChunk = 512;
-
 void add_end_tokens(const nlohmann::json& config, std::unordered_set<int32_t>& tokens) {
   const auto found = config.find("eos_token_id");
   if (found == config.end()) return;
@@ -61,7 +59,7 @@ Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens) {
   Tensor logits;
   while (!tokens.empty()) {
     check_interrupt();
-    const auto chunk = tokens.first(std::min(tokens.size(), kPrefillChunk));
+    const auto chunk = tokens.first(std::min(tokens.size(), static_cast<size_t>(kPrefillTokens)));
     tokens = tokens.subspan(chunk.size());
     const auto count = static_cast<int64_t>(chunk.size());
     const SequenceTokens sequence{&cache, chunk, tokens.empty() ? count - 1 : count};
@@ -87,6 +85,7 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   state->checkpoint = open_model(path, options.revision, options.on_message);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
   if (!options.qjl && options.on_message) options.on_message(left_out_qjl(*state->checkpoint));
+  if (options.preload || options.lock) load_into_memory(*state->checkpoint, options.lock);
   state->pool = std::make_shared<ThreadPool>(options.threads);
   state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), model_options);
   const Checkpoint& checkpoint = *state->checkpoint;

@@ -30,6 +30,9 @@ struct LanguageModel::State {
 /// tokenizer.json of a checkpoint. Error if there is none.
 Tokenizer load_tokenizer(const Checkpoint& checkpoint);
 
+/// Tokens of a step of prefill().
+inline constexpr int64_t kPrefillTokens = 512;
+
 /// Feeds tokens in chunks; returns the logits [1, vocab_size] of the last.
 Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens);
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "io/mapped_file.h"
 
 namespace turboquant {
 
@@ -53,7 +54,10 @@ class Checkpoint {
   /// Every tensor, sorted by name. What read() returns has this type and shape.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// Null if there is none of that name.
-  const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
+  virtual const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
+  /// The same for a tensor that a model needs in that shape (its reader checks it): a checkpoint that only learns what
+  /// models ask for, models/shapes.h, takes it from here.
+  virtual const TensorInfo* expect(std::string_view name, const Shape& /*shape*/) const { return find(name); }
   /// A view of the mapped file where the bytes are stored as they are; else decoded into new memory. A missing tensor
   /// is an Error that names it and the file. Safe to call from several threads.
   virtual Tensor read(std::string_view name) const = 0;
@@ -63,8 +67,8 @@ class Checkpoint {
   virtual std::optional<std::string> file(std::string_view name) const = 0;
   /// Bytes of all files that hold tensors.
   virtual uint64_t size_on_disk() const = 0;
-  /// Gives back the memory of what was read so far from mapped files (MappedFile::release_pages).
-  virtual void release_pages() const {}
+  /// The files that read() gives views of.
+  virtual std::vector<std::shared_ptr<const MappedFile>> mapped_files() const { return {}; }
   /// One line on tensors that are in the files and left out here; empty if there are none.
   const std::string& note() const { return note_; }
 
@@ -93,6 +97,15 @@ inline constexpr const char* kSafetensorsIndex = "model.safetensors.index.json";
 /// Tensor name to shard, of a parsed index; Error naming `where` if it is damaged or names what is no file beside it.
 std::map<std::string, std::string> weight_map(const nlohmann::json& index, const std::string& where);
 std::map<std::string, std::string> read_weight_map(const std::filesystem::path& index);
+
+/// Reads the files of a checkpoint into memory, under a progress bar; Ctrl-C unwinds. `lock`: they stay there as long
+/// as the checkpoint lives. Error: the process may not lock so much memory.
+void load_into_memory(const Checkpoint& checkpoint, bool lock);
+
+/// A checkpoint known from headers alone, such as those of a model that was not downloaded: names, types and shapes of
+/// the tensors as they are in its files, and config.json. Shown as open_checkpoint shows a folder; read() is an Error.
+std::unique_ptr<Checkpoint> checkpoint_of_headers(const std::filesystem::path& name, const nlohmann::json& config,
+                                                  std::vector<TensorInfo> tensors);
 
 /// The two behind open_checkpoint.
 std::unique_ptr<Checkpoint> open_safetensors_checkpoint(const std::filesystem::path& folder);

@@ -90,7 +90,7 @@ class Experts final : public Checkpoint {
   }
   std::optional<std::string> file(std::string_view name) const override { return source_->file(name); }
   uint64_t size_on_disk() const override { return source_->size_on_disk(); }
-  void release_pages() const override { source_->release_pages(); }
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override { return source_->mapped_files(); }
 
  private:
   [[noreturn]] void fail(const TensorInfo& tensor, const std::string& expected) const {

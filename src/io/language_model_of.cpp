@@ -74,7 +74,7 @@ class LanguageModelCheckpoint final : public Checkpoint {
   }
   std::optional<std::string> file(std::string_view name) const override { return whole_->file(name); }
   uint64_t size_on_disk() const override { return whole_->size_on_disk(); }
-  void release_pages() const override { whole_->release_pages(); }
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override { return whole_->mapped_files(); }
 
  private:
   std::unique_ptr<Checkpoint> whole_;

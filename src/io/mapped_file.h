@@ -31,6 +31,14 @@ class MappedFile {
   /// file, or from the system's cache of it.
   void release_pages() const;
 
+  /// Keeps in memory what has been read of the file or will be, as long as it is mapped. Error: the process may not
+  /// lock so much.
+  void lock() const;
+  /// Reads bytes [begin, end) into memory.
+  void preload(uint64_t begin, uint64_t end) const;
+  /// Gives all pages back to the system, which must read them again at the next use; for tests of that.
+  void drop_pages() const;
+
  private:
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;

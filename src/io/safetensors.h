@@ -36,7 +36,7 @@ class SafetensorsFile {
   Tensor tensor(std::string_view name) const;
   /// Bytes of the file.
   uint64_t size() const { return file_->size(); }
-  void release_pages() const { file_->release_pages(); }
+  const std::shared_ptr<const MappedFile>& mapping() const { return file_; }
 
  private:
   std::shared_ptr<const MappedFile> file_;
@@ -44,6 +44,9 @@ class SafetensorsFile {
   std::vector<uint64_t> offsets_;  // of tensors_[i], from the start of the file
   std::map<std::string, std::string> metadata_;
 };
+
+/// Tensors of a header's JSON text, in any order, fillers left out; checked like a file's, but for their places.
+std::vector<TensorInfo> safetensors_header_tensors(std::string_view header, const std::string& where);
 
 /// Names that begin so belong to the writer: U8 tensors of zeros that fill the gap to the next multiple of 64 bytes,
 /// which the format does not allow to leave open.

@@ -60,8 +60,10 @@ class SafetensorsCheckpoint : public Checkpoint {
     return bytes;
   }
 
-  void release_pages() const override {
-    for (const SafetensorsFile& shard : shards_) shard.release_pages();
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override {
+    std::vector<std::shared_ptr<const MappedFile>> files;
+    for (const SafetensorsFile& shard : shards_) files.push_back(shard.mapping());
+    return files;
   }
 
  private:

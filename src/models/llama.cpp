@@ -80,4 +80,13 @@ Tensor LlamaModel::forward(std::span<const SequenceTokens> parts) {
   return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
 }
 
+std::vector<LayerMemory> LlamaModel::layer_memory() const {
+  std::vector<LayerMemory> memory;
+  for (const Layer& layer : layers_) {
+    const AttentionShape& shape = layer.attention.shape;
+    memory.push_back({.n_kv_heads = shape.n_kv_heads, .head_dim = shape.head_dim, .window = shape.window});
+  }
+  return memory;
+}
+
 }  // namespace turboquant

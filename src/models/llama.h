@@ -16,6 +16,7 @@ class LlamaModel final : public Model {
   LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options);
 
   Tensor forward(std::span<const SequenceTokens> batch) override;
+  std::vector<LayerMemory> layer_memory() const override;
 
  private:
   struct Layer {

@@ -27,6 +27,13 @@ struct ModelInfo {
   bool tied_head = false;
 };
 
+/// What the cache of one layer keeps of a sequence.
+struct LayerMemory {
+  int64_t n_kv_heads = 0, head_dim = 0;  // of the keys, and of the values, of each token; 0 heads: none are kept
+  int64_t window = 0;                    // only so many tokens; 0: all
+  int64_t state_floats = 0;              // of linear attention, F32, whatever the number of tokens
+};
+
 struct ModelOptions {
   bool exact = false;              // fp32 activations instead of int8
   DType cache_dtype = DType::f16;  // of make_cache()
@@ -46,8 +53,8 @@ class Model {
   const ModelInfo& info() const { return info_; }
   Ops& ops() { return *ops_; }
   virtual Cache make_cache() const;
-  /// Bytes of a cache of that many tokens.
-  virtual size_t cache_bytes(int64_t tokens) const;
+  /// What make_cache() keeps, layer by layer.
+  virtual std::vector<LayerMemory> layer_memory() const = 0;
 
  protected:
   Model(ModelInfo info, std::shared_ptr<Ops> ops, ModelOptions options)

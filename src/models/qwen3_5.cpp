@@ -92,10 +92,15 @@ Cache Qwen35Model::make_cache() const {
   return cache;
 }
 
-size_t Qwen35Model::cache_bytes(int64_t tokens) const {
-  const int64_t floats = delta_.values() * delta_.key_dim + (taps_ - 1) * delta_.channels();
-  return Model::cache_bytes(tokens) + static_cast<size_t>(info_.n_layers - info_.attention_layers) *
-                                          static_cast<size_t>(floats) * item_size(DType::f32);
+std::vector<LayerMemory> Qwen35Model::layer_memory() const {
+  std::vector<LayerMemory> memory;
+  for (const Layer& layer : layers_)
+    if (layer.linear)
+      memory.push_back(
+          {.state_floats = delta_.n_value_heads * delta_.state_floats() + (taps_ - 1) * delta_.channels()});
+    else
+      memory.push_back({.n_kv_heads = info_.attention.n_kv_heads, .head_dim = info_.attention.head_dim});
+  return memory;
 }
 
 }  // namespace turboquant

@@ -20,7 +20,7 @@ class Qwen35Model final : public Model {
 
   Tensor forward(std::span<const SequenceTokens> batch) override;
   Cache make_cache() const override;
-  size_t cache_bytes(int64_t tokens) const override;
+  std::vector<LayerMemory> layer_memory() const override;
 
  private:
   struct Layer {

@@ -102,9 +102,4 @@ Cache Model::make_cache() const {
   return cache;
 }
 
-size_t Model::cache_bytes(int64_t tokens) const {
-  const int64_t page = ops_->page_tokens(), pages = (tokens + page - 1) / page;
-  return static_cast<size_t>(info_.attention_layers * pages) * ops_->page_bytes(info_.attention, options_.cache_dtype);
-}
-
 }  // namespace turboquant

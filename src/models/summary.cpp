@@ -67,6 +67,7 @@ Summary summarize(const Checkpoint& checkpoint) {
       if (const TensorInfo* extra = checkpoint.find(module + part)) bytes += extra->bytes();
     add(summary.matrices[{role, storage}], weights, bytes);
     if (role == Role::linear) add(summary.linear, weights, bytes);
+    if (role == Role::linear && expert_number(module) >= 0) add(summary.experts, weights, bytes);
     summary.all.tensors += 1;
     summary.all.weights += weights;
   }

@@ -46,7 +46,7 @@ Tensor Loader::read(const std::string& tensor, DType dtype, const Shape& shape) 
 }
 
 Tensor Loader::vector(const std::string& tensor, int64_t length) {
-  const TensorInfo* info = checkpoint_.find(tensor);
+  const TensorInfo* info = checkpoint_.expect(tensor, {length});
   if (info == nullptr) fail(tensor, "missing");
   if (!is_float(info->dtype)) fail(tensor, "expected F32, F16 or BF16, got " + std::string(name(info->dtype)));
   return to_float(read(tensor, info->dtype, {length}));
@@ -60,7 +60,7 @@ Tensor Loader::norm(const std::string& tensor, int64_t length, float offset) {
 }
 
 Tensor Loader::depthwise(const std::string& tensor, int64_t channels, int64_t taps) {
-  const TensorInfo* info = checkpoint_.find(tensor);
+  const TensorInfo* info = checkpoint_.expect(tensor, {channels, 1, taps});
   if (info == nullptr) fail(tensor, "missing");
   if (!is_float(info->dtype)) fail(tensor, "expected F32, F16 or BF16, got " + std::string(name(info->dtype)));
   const bool taps_last = info->shape.rank() == 3 && info->shape.back() == taps;
@@ -74,7 +74,7 @@ Tensor Loader::depthwise(const std::string& tensor, int64_t channels, int64_t ta
 
 Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols) {
   Linear layer;
-  const TensorInfo* info = checkpoint_.find(module + ".weight");
+  const TensorInfo* info = checkpoint_.expect(module + ".weight", {rows, cols});
   if (info == nullptr) fail(module + ".weight", "missing");
   if (info->dtype == DType::u8) {
     layer.weight = tiled(module, rows, cols);

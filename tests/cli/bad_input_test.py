@@ -136,6 +136,33 @@ case("output disk full", CONVERT, 1, "space|large|write", file_limit=100_000)
 case("results disk full: evaluate --json", EVALUATE, 1, "space|large|write", TEXT, file_limit=16)
 case("results disk full: logits", LOGITS, 1, "space|large|write", IDS, file_limit=512)
 
+# ---------------------------------------------------------------- plan
+PLAN = "plan --model {hf}"
+case("plan: no model", "plan --context 100", 2, "model")
+case("plan: unknown model", "plan --model gpt-6", 1, "gpt-6.*gpt-oss-120b")
+case("plan: kv bits 5", PLAN + " --kv-bits 5", 2, "kv-bits.*5")
+case("plan: kv bits without values", PLAN + " --kv-bits k4", 2, "k4v3")
+case("plan: ram is no size", PLAN + " --ram much", 2, "--ram.*48GB")
+case("plan: ram of an unknown unit", PLAN + " --ram 5qb", 2, "--ram.*48GB")
+case("plan: ram below nothing", PLAN + " --ram -5GB", 2, "--ram")
+case("plan: context 0", PLAN + " --context 0", 2, "context")
+case("plan: bits 5", PLAN + " --bits 5", 2, "bits")
+case("plan: a folder without a model", "plan --model {w}/empty", 1, "empty")
+bad_model("plan: config is a list", r"config\.json", write("config.json", "[1]"), command="plan --model {hf}/config.json")
+bad_model("plan: no layers", "num_hidden_layers", config(num_hidden_layers=None), command="plan {hf}/config.json")
+bad_model(
+    "plan: sizes of no model",
+    r"config\.json",
+    config(hidden_size=1 << 31, intermediate_size=1 << 31, num_hidden_layers=9999),
+    command="plan {hf}/config.json",
+)
+bad_model(
+    "plan: more experts than any model",
+    r"config\.json",
+    config(model_type="mixtral", num_local_experts=1 << 31, num_experts_per_tok=2),
+    command="plan {hf}/config.json",
+)
+
 # ---------------------------------------------------------------- config.json
 bad_model("config: missing", r"config\.json", remove("config.json"))
 bad_model("config: empty", r"config\.json", write("config.json", ""))

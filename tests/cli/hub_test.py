@@ -201,6 +201,14 @@ class HubTest(unittest.TestCase):
         self.succeeds(self.info())
         self.assertEqual(list(headers("org/llama", HF_HUB_OFFLINE="1")["files"]), [WEIGHTS])
 
+    def test_plan_reads_headers_alone(self):
+        there = json.loads(self.succeeds(self.run_command("plan", "org/shards", "--json")).stdout)
+        here = json.loads(self.succeeds(self.run_command("plan", MICRO / "mistral", "--json")).stdout)
+        for key in ("parameters", "weight_bytes", "kv_cache_bytes", "total_bytes"):
+            self.assertEqual(there[key], here[key])
+        self.assertFalse(self.home.exists())
+        self.fails(self.run_command("plan", "org/nothing"), "no such repository|does not exist")
+
     # ------------------------------------------------------------ transfers that break
     def test_dropped_connection_goes_on(self):
         self.hub.drop_after = [1_000_000]

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdio>
+#include <mutex>
 
 #include "convert/in_memory.h"
 #include "io/error_of.h"
@@ -16,15 +16,6 @@ namespace turboquant {
 namespace {
 
 std::unique_ptr<Checkpoint> micro() { return open_checkpoint(kTestData / "micro/llama"); }
-
-// 64-bit FNV-1a.
-std::string checksum(const Tensor& tensor) {
-  uint64_t value = 0xcbf29ce484222325;
-  for (size_t i = 0; i < tensor.bytes(); ++i) value = (value ^ tensor.data<uint8_t>()[i]) * 0x100000001b3;
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 TEST(Conversion, WritesTheOriginalsFile) {
   const auto original = open_checkpoint(kTestData / "tq/llama-3b-g64");
@@ -108,7 +99,9 @@ TEST(Conversion, PlansWhatItMakes) {
         std::map<std::string, std::string> planned, made;
         for (const TensorInfo& info : conversion.outputs()) planned[info.name] = describe(info);
         EXPECT_EQ(planned.size(), conversion.outputs().size());
+        std::mutex mutex;
         conversion.run(*two_threads(), [&](const std::string& name, const Tensor& tensor) {
+          const std::lock_guard lock(mutex);
           EXPECT_TRUE(made.emplace(name, describe({name, tensor.dtype(), tensor.shape()})).second) << name << " twice";
         });
         EXPECT_EQ(made, planned);

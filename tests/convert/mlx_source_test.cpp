@@ -1,8 +1,6 @@
 // Checkpoints that MLX quantized, to run and to convert.
 #include <gtest/gtest.h>
 
-#include <cstdio>
-
 #include "convert/dense_source.h"
 #include "convert/in_memory.h"
 #include "io/error_of.h"
@@ -17,15 +15,6 @@ namespace {
 
 const std::filesystem::path kMlx = kTestData / "mlx";
 const std::vector<std::string> kModels = {"llama-4b", "llama-3b", "llama-8b", "gpt_oss-mxfp4-q4", "mixtral-3b"};
-
-// 64-bit FNV-1a, as scripts/make_mlx_fixtures.py computes it.
-std::string checksum(const Tensor& tensor) {
-  uint64_t value = 0xcbf29ce484222325;
-  for (size_t i = 0; i < tensor.bytes(); ++i) value = (value ^ tensor.data<uint8_t>()[i]) * 0x100000001b3;
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 /// The weights that a checkpoint stands for in F32, decoded by the shapes alone.
 TestCheckpoint decoded(const std::string& model) {

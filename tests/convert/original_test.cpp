@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <mutex>
 
 #include "convert/in_memory.h"
 #include "io/error_of.h"
@@ -15,7 +16,7 @@ uint64_t add_bytes(uint64_t value, const void* data, size_t bytes) {
 }
 
 // 64-bit FNV-1a, as scripts/make_original_fixtures.py computes it.
-std::string checksum(const Tensor& tensor) {
+std::string checksum_with_type(const Tensor& tensor) {
   const std::string kind = std::string(name(tensor.dtype())) + " " + to_string(tensor.shape());
   char text[17];
   const uint64_t value =
@@ -48,8 +49,11 @@ TEST(OriginalFiles, AreWrittenBitForBit) {
     const auto source = open_checkpoint(kTestData / "micro" / model);
     const Conversion conversion(*source, spec);
     std::map<std::string, std::string> written;
-    conversion.run(*two_threads(),
-                   [&](const std::string& tensor, const Tensor& values) { written[tensor] = checksum(values); });
+    std::mutex mutex;
+    conversion.run(*two_threads(), [&](const std::string& tensor, const Tensor& values) {
+      const std::lock_guard lock(mutex);
+      written[tensor] = checksum_with_type(values);
+    });
     EXPECT_EQ(written.size(), conversion.outputs().size());
     EXPECT_EQ(written.size(), expected.size());
     for (const auto& [tensor, hash] : expected.items()) EXPECT_EQ(written[tensor], hash.get<std::string>()) << tensor;
@@ -182,7 +186,7 @@ TEST(OriginalFiles, HashSeedsGiveOtherSigns) {
   const Tensor zero = converted(*source, spec)->read(signs);
   spec.python_hash_seed = 1;
   const Tensor one = converted(*source, spec)->read(signs);
-  EXPECT_NE(checksum(zero), checksum(one));
+  EXPECT_NE(checksum_with_type(zero), checksum_with_type(one));
 }
 
 }  // namespace

@@ -253,7 +253,8 @@ TestCheckpoint layer_with_qjl() {
   QuantSpec spec = spec_of(QuantSpec::Method::original, 3);
   TestCheckpoint checkpoint = quantized_layer(spec);
   spec.qjl = true;
-  const Weight weight = quantize(weights().data(), kRows, kCols, make_rotation(kCols, 9), spec, nullptr);
+  const Weight weight =
+      quantize(from_float(weights().data(), {kRows, kCols}, DType::f32), make_rotation(kCols, 9), spec, nullptr);
   checkpoint.set(kModule + ".qjl_packed", weight.qjl.bits);
   checkpoint.set(kModule + ".qjl_norms", weight.qjl.norms);
   checkpoint.set(kModule + ".qjl_signs", from_float(weight.qjl.rotation.signs.data<float>(), {kCols}, DType::f16));

@@ -19,7 +19,8 @@ constexpr int64_t kRows = 24;
 
 Weight encoded(const std::vector<float>& w, int64_t cols, int bits, bool qjl = true) {
   QuantSpec spec{QuantSpec::Method::original, bits, 32, DType::f16, qjl};
-  return quantize(w.data(), static_cast<int64_t>(w.size()) / cols, cols, {}, spec, nullptr);
+  const Tensor matrix = from_float(w.data(), {static_cast<int64_t>(w.size()) / cols, cols}, DType::f32);
+  return quantize(matrix, {}, spec, nullptr);
 }
 
 std::vector<float> decoded(const Weight& weight) {
@@ -92,7 +93,7 @@ TEST(Qjl, OnlyTheOriginalsFormatHasIt) {
   const std::vector<float> w = random_normal(8, 16 * 64);
   for (const auto method : {QuantSpec::Method::tcq16, QuantSpec::Method::affine}) {
     const QuantSpec spec{method, 3, 64, DType::f16, true};
-    EXPECT_FALSE(static_cast<bool>(quantize(w.data(), 16, 64, {}, spec, nullptr).qjl));
+    EXPECT_FALSE(static_cast<bool>(quantize(from_float(w.data(), {16, 64}, DType::f32), {}, spec, nullptr).qjl));
   }
 }
 
