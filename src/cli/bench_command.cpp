@@ -187,7 +187,9 @@ class Bench {
     prefill(*model, cache, std::span(prompt).first(1));
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       const auto start = Clock::now();
-      for (int i = 0; i < options_.tokens; ++i) prefill(*model, cache, std::span(prompt).first(1));
+      // Another token each time, so that another choice of experts is read.
+      for (int i = 0; i < options_.tokens; ++i)
+        prefill(*model, cache, std::span(prompt).subspan(static_cast<size_t>(i) % prompt.size(), 1));
       decode_s.push_back(seconds_since(start) / options_.tokens);
       check_interrupt();
     }
