@@ -17,9 +17,6 @@ bool matches(const std::string& glob, std::string_view tensor) {
          fnmatch(glob.c_str(), std::string(tensor).c_str(), 0) == 0;
 }
 
-// One step up in precision.
-int more(int bits) { return bits == 4 ? 8 : bits + 1; }
-
 }  // namespace
 
 BitsRule parse_bits_rule(const std::string& text) {
@@ -41,8 +38,13 @@ std::vector<BitsRule> preset_rules(const std::string& preset, int bits) {
   std::vector<BitsRule> rules;
   const auto raise = [&](const char* glob, int to) { rules.push_back({glob, to, false}); };
   if (preset == "dense") {
-    // Errors here go straight into the residual stream (docs/precision.md has the figures).
-    for (const char* glob : {"*.v_proj", "*.o_proj", "*.out_proj", "*.down_proj"}) raise(glob, more(bits));
+    // A bit is worth most in these (docs/precision.md has the figures). Above 4 bits comes 8, which only v, the
+    // smallest of them, is worth.
+    if (bits == 4) {
+      raise("*.v_proj", 8);
+    } else {
+      for (const char* glob : {"*.v_proj", "*.o_proj", "*.out_proj", "*.down_proj"}) raise(glob, bits + 1);
+    }
   } else if (preset == "moe") {
     // What every token reads is small beside the experts.
     for (const char* glob : {"*.self_attn.*", "*.linear_attn.*", "*.shared_expert.*"}) raise(glob, 8);

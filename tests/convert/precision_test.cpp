@@ -149,10 +149,13 @@ TEST(Precision, TheOriginalsFormatHasOneNumberOfBits) {
 
 TEST(Precision, PresetsRaiseWhatMatters) {
   const auto llama = open_checkpoint(kTestData / "micro/llama");
-  for (const auto& [bits, more] : {std::pair{2, 3}, {3, 4}, {4, 8}}) {
+  for (const int bits : {2, 3, 4}) {
     const auto result = converted(*llama, mixed({}, bits, "tcq16", "dense"));
-    EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.down_proj"), more);
+    EXPECT_EQ(stored_bits(*result, "model.layers.0.self_attn.v_proj"), bits == 4 ? 8 : bits + 1);
+    EXPECT_EQ(stored_bits(*result, "model.layers.0.self_attn.o_proj"), bits == 4 ? 4 : bits + 1);
+    EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.down_proj"), bits == 4 ? 4 : bits + 1);
     EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.up_proj"), bits);
+    EXPECT_EQ(stored_bits(*result, "model.embed_tokens"), 8);
   }
   const auto result = converted(*open_checkpoint(kTestData / "micro/qwen2_moe"), mixed({}, 2, "tcq16", "moe"));
   EXPECT_EQ(stored_bits(*result, "model.layers.0.self_attn.q_proj"), 8);

@@ -236,6 +236,25 @@ TEST_F(Evaluate, OptionsOfTheConversion) {
   EXPECT_EQ(evaluate(options_)[1].size_bytes, head_8 + 512u * 192u - 2u * 512u);
 }
 
+TEST_F(Evaluate, MixedBitsAreOfTcq16Rows) {
+  options_.bits = {3};
+  options_.formats = {"tcq16", "original"};
+  options_.num_samples = 2;
+  const std::vector<EvaluateRow> plain = evaluate(options_);
+  options_.bits_for = {"*.v_proj=8", "*.down_proj=4"};
+  const std::vector<EvaluateRow> mixed = evaluate(options_);
+  EXPECT_EQ(mixed[1].config, "TCQ16 3-bit mixed");
+  EXPECT_EQ(mixed[2].config, "TurboQuant 3-bit");
+  EXPECT_LT(mixed[1].kl, plain[1].kl);
+  EXPECT_GT(mixed[1].bits_per_weight_linear, plain[1].bits_per_weight_linear + 0.2);
+  EXPECT_EQ(mixed[2].kl, plain[2].kl);
+  options_.bits_for = {};
+  options_.preset = "dense";
+  EXPECT_LT(evaluate(options_)[1].kl, plain[1].kl);
+  options_.formats = {"original"};
+  EXPECT_THROW(evaluate(options_), UsageError);
+}
+
 TEST_F(Evaluate, ProtocolOfLlamaCpp) {
   options_.protocol = "llama.cpp";
   options_.bits = {4};
