@@ -4,22 +4,32 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "turboquant/error.h"
 
 namespace turboquant {
 
 struct ConvertOptions {
-  std::string model;                  ///< Hugging Face folder or .gguf file
-  std::string output;                 ///< folder to make; must not exist
-  std::string format = "tcq16";       ///< "tcq16", or "original": the format of turboquant-mlx
-  int bits = 3;                       ///< of linear layers: 2, 3 or 4
-  int group_size = 64;                ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
-  int head_bits = 8;                  ///< of embedding and head in TCQ16: 8, or 16 to leave them
+  std::string model;             ///< Hugging Face folder, .gguf file, or org/name on the hub
+  std::string revision;          ///< of a model on the hub: branch, tag or commit; empty: main
+  std::string output;            ///< folder to make; must not exist
+  std::string format = "tcq16";  ///< "tcq16", or the format of turboquant-mlx: "mlx" or "original"
+  int bits = 3;                  ///< of linear layers: 2, 3 or 4
+  int group_size = 64;           ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
+  int head_bits = 8;             ///< of embedding and head in TCQ16: 8, or 16 to leave them
+  /// "GLOB=BITS": matrices whose Hugging Face name matches get 2, 3, 4 or 8 bits, or stay as they are (16). Later ones
+  /// win. In the original's format: 16 alone. Norms, routers and the gates of shared experts always stay.
+  std::vector<std::string> bits_for;
+  std::string preset;                 ///< a recommended mix on top of `bits`, before bits_for: "dense", "moe"; or none
   std::string rotation = "hadamard";  ///< "hadamard", "blockwise_hadamard" (the same) or "none"
   uint64_t rotation_seed = 42;        ///< of the random signs
+  uint32_t python_hash_seed = 0;      ///< of the original's format: the PYTHONHASHSEED that its signs depend on, too
+  bool use_qjl = false;               ///< of the original's format: one more bit a weight, for what the codes leave
   std::string dtype;                  ///< of tensors that stay: "float16", "bfloat16", "float32"; empty: as they are
   int threads = 0;                    ///< 0: one a processor
+  bool resume = false;                ///< go on with an interrupted conversion to the same folder; and if this one is
+                                      ///< interrupted or fails, leave what is done for the next
   /// Called with every line worth telling ("Quantized 210 linear layers ...").
   std::function<void(const std::string&)> on_message;
 };

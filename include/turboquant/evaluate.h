@@ -11,13 +11,19 @@
 namespace turboquant {
 
 struct EvaluateOptions {
-  std::string model;  ///< Hugging Face folder or .gguf file; a converted folder is evaluated as it is
+  std::string model;     ///< folder, .gguf file, or org/name on the hub; a converted folder is evaluated as it is
+  std::string revision;  ///< of a model on the hub: branch, tag or commit; empty: main
   std::vector<int> bits = {2, 3, 4};
   std::vector<std::string> formats = {"tcq16", "original", "affine"};
-  int group_size = 64;  ///< of the original's format and of affine quantization
-  int head_bits = 8;    ///< of embedding and head in TCQ16 rows
+  int group_size = 64;                ///< of the original's format and of affine quantization
+  int head_bits = 8;                  ///< of embedding and head in TCQ16 rows
+  std::vector<std::string> bits_for;  ///< of TCQ16 rows, as in ConvertOptions
+  std::string preset;                 ///< the same
   std::string rotation = "hadamard";
   uint64_t rotation_seed = 42;
+  uint32_t python_hash_seed = 0;  ///< of the original's format
+  /// Rows of the original's format with QJL residuals, too; for a converted folder: with those that it has.
+  bool qjl = true;
   int num_samples = 512;  ///< windows
   int seq_len = 512;      ///< tokens a window
   /// Rows of the model with a compressed KV cache: "k4v3", "3"; see LoadOptions.
@@ -31,14 +37,15 @@ struct EvaluateOptions {
   /// "\n\n" between rows that keep their own "\n". "auto": if its first line is a WikiText heading; "yes"; "no".
   std::string rows = "auto";
   bool exact = false;
+  bool preload = false, lock = false;  ///< as in LoadOptions, of the source model
   int threads = 0;
   std::function<void(const std::string&)> on_message;
 };
 
 /// One row of the table: the model in one format against the baseline, on the same tokens.
 struct EvaluateRow {
-  std::string config;  ///< "FP16", "TCQ16 3-bit", "TurboQuant 3-bit", "Affine 3-bit"
-  std::string format;  ///< "none", "tcq16", "original", "affine"
+  std::string config;  ///< "FP16", "TCQ16 3-bit", "TCQ16 3-bit mixed", "TurboQuant 3-bit", "TurboQuant 3+QJL", ...
+  std::string format;  ///< "none", "tcq16", "original", "original+qjl", "affine"
   int bits = 16;
   std::string kv = "fp16";    ///< precision of the KV cache
   double kv_token_bytes = 0;  ///< of the KV cache after a window, a token

@@ -17,10 +17,14 @@ struct LoadOptions {
   int threads = 0;                      ///< 0: one a processor
   bool exact = false;                   ///< fp32 activations instead of int8: slower, for comparisons
   std::string cache_dtype = "float16";  ///< of the KV cache: "float16" or "float32"
-  /// Compresses the KV cache of layers with full attention: "k4v3" for keys of 4 bits and values of 3, "3" for both;
-  /// 2, 3, 4 or 8. Empty or "none": not.
-  std::string kv_bits;
+  /// The KV cache of layers with full attention, compressed: "k4v3" for keys of 4 bits and values of 3, "3" for both;
+  /// 2, 3, 4 or 8. "fp16": not compressed.
+  std::string kv_bits = "fp16";
   int kv_keep_layers = 0;  ///< so many first and last layers that have a KV cache keep theirs as it is
+  std::string revision;    ///< of a model on the hub: branch, tag, commit; empty: main
+  bool qjl = true;         ///< with the QJL residuals of turboquant-mlx's files
+  bool preload = false;    ///< read all weights into memory before the first token
+  bool lock = false;       ///< and keep them there (mlock)
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 
@@ -50,7 +54,8 @@ struct GenerateResult {
 /// A model with its tokenizer. One thread at a time.
 class LanguageModel {
  public:
-  /// Hugging Face folder, folder that convert() wrote, or .gguf file. Weights stay in the mapped file.
+  /// Hugging Face folder, folder that convert() wrote, .gguf file, or org/name on the Hugging Face hub, which is
+  /// downloaded. Weights stay in the mapped file.
   static LanguageModel load(const std::string& path, const LoadOptions& options = {});
   ~LanguageModel();
   LanguageModel(LanguageModel&&) noexcept;

@@ -52,8 +52,9 @@ std::unique_ptr<LayerCache> make_full_cache(DType dtype);
 size_t full_cache_bytes(const Ops& ops, const AttentionShape& shape, DType dtype, int64_t tokens);
 
 /// Keys and values compressed (quant/kv.h), all but the first kKvFirstTokens and the newest, in F16: at least one block
-/// of kKvBlockTokens, at most two. For layers without a window.
+/// of kKvBlockTokens, at most two. For layers without a window. Error: heads that cannot be compressed.
 std::unique_ptr<LayerCache> make_compressed_cache(KvBits bits, int64_t head_dim);
+/// Its bytes() after so many tokens.
 size_t compressed_cache_bytes(const Ops& ops, const AttentionShape& shape, KvBits bits, int64_t tokens);
 
 struct Cache {

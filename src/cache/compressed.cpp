@@ -115,6 +115,7 @@ std::unique_ptr<LayerCache> make_compressed_cache(KvBits bits, int64_t head_dim)
 }
 
 size_t compressed_cache_bytes(const Ops& ops, const AttentionShape& shape, KvBits bits, int64_t tokens) {
+  check_kv_heads(shape.head_dim);
   const int64_t compressed = compressed_blocks(tokens), exact = blocks_of(tokens) - first_exact_block(tokens);
   return static_cast<size_t>(compressed) * compressed_block_bytes(shape, bits) +
          static_cast<size_t>(exact) * ops.exact_block_bytes(shape) +

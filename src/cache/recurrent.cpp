@@ -18,11 +18,11 @@ class RecurrentCache final : public LayerCache {
              Tensor out) override {
     if (!delta_) {
       inputs_ = Tensor::zeros(DType::f32, {conv.dim(0) - 1, conv.dim(1)});
-      delta_ = Tensor::zeros(DType::f32, {shape.n_value_heads, shape.key_dim, shape.value_dim});
+      delta_ = Tensor::zeros(DType::f32, {shape.n_value_heads, shape.state_floats()});
     }
     const Tensor mixed = ops.empty(DType::f32, qkv.shape());
     ops.conv1d(qkv, conv, inputs_, mixed);
-    ops.gated_delta(mixed, gates, shape, delta_, std::move(out));
+    ops.gated_delta(mixed, gates, shape, length_, delta_, std::move(out));
     length_ += qkv.dim(0);
   }
 
@@ -48,7 +48,7 @@ class RecurrentCache final : public LayerCache {
  private:
   int64_t length_ = 0;
   Tensor inputs_;  // F32 [taps - 1, channels], of the convolution
-  Tensor delta_;   // F32 [n_value_heads, key_dim, value_dim]
+  Tensor delta_;   // F32 [n_value_heads, DeltaShape::state_floats()]
 };
 
 }  // namespace

@@ -10,6 +10,9 @@
 #include "core/interrupt.h"
 #include "core/random.h"
 #include "generate/state.h"
+#include "hub/hub.h"
+#include "io/config.h"
+#include "models/shapes.h"
 #include "models/summary.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
@@ -27,10 +30,20 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// The share of a layer's experts that a token is sent to; 1 without experts.
+double routed_share(const Checkpoint& checkpoint) {
+  const std::string where = checkpoint.path().string();
+  const nlohmann::json config = text_config(checkpoint.config(), where);
+  int64_t experts = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) experts = std::max(experts, expert_number(tensor.name) + 1);
+  if (experts == 0) return 1;
+  return static_cast<double>(config_integer_or(config, where, "num_experts_per_tok", 1)) / static_cast<double>(experts);
+}
+
 struct BenchOptions {
-  std::string model, synthetic, json, kv_bits;
+  std::string model, revision, synthetic, json, kv_bits = "fp16";
   int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64, depth = 0, kv_keep_layers = 0;
-  bool kernels = false;
+  bool kernels = false, preload = false, lock = false;
 };
 
 struct BenchRow {
@@ -49,7 +62,8 @@ class Bench {
     std::unique_ptr<Checkpoint> synthetic, real;  // first: a wrong name should not wait for measurements
     if (!options_.synthetic.empty())
       synthetic = make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_);
-    if (!options_.model.empty()) real = open_checkpoint(options_.model);
+    if (!options_.model.empty()) real = open_model(options_.model, options_.revision, message);
+    if (real && (options_.preload || options_.lock)) load_into_memory(*real, options_.lock);
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
     fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share");
     memory_ = memory_read_rate(*pool_) * 1e-9;
@@ -62,8 +76,8 @@ class Bench {
       for (const int bits : {2, 3, 4, 8}) matvec(bits);
       for (const int bits : {2, 3, 4}) encoder(bits);
     }
-    if (synthetic) model(*synthetic);
-    if (real) model(*real);
+    if (synthetic) model(*synthetic, options_.synthetic);
+    if (real) model(*real, options_.model);
     if (!options_.json.empty()) {
       std::vector<std::string> lines;
       for (const BenchRow& row : rows_)
@@ -126,35 +140,39 @@ class Bench {
   // Weights a second that one core encodes, printed in millions.
   void encoder(int bits) {
     constexpr int64_t kRows = 256, kCols = 4096;
-    const std::vector<float> weights = random_normal(2, kRows * kCols);
+    const Tensor weights = from_float(random_normal(2, kRows * kCols).data(), {kRows, kCols}, DType::f32);
     const Rotation rotation = make_rotation(kCols, 3);
     QuantSpec spec;
     spec.bits = bits;
     std::vector<double> seconds;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       const auto start = Clock::now();
-      quantize(weights.data(), kRows, kCols, rotation, spec, nullptr);
+      quantize(weights, rotation, spec, nullptr);
       seconds.push_back(seconds_since(start));
     }
     fmt::print("{:<34} {:.1f} M weights/s on one core\n", fmt::format("encoder {} bits", bits),
                kRows * kCols / median(seconds) * 1e-6);
   }
 
-  void model(const Checkpoint& checkpoint) {
+  void model(const Checkpoint& checkpoint, const std::string& given) {
     const auto loading = Clock::now();
     const std::unique_ptr<Model> model =
-        load_model(checkpoint, ops_, kv_options({}, options_.kv_bits, options_.kv_keep_layers));
+        load_model(checkpoint, ops_, {.cache = cache_options(options_.kv_bits, options_.kv_keep_layers)});
     if (options_.depth + options_.repeats * options_.tokens + 1 > model->info().max_context)
       throw UsageError(fmt::format("--depth {}: with {} runs of {} tokens more than the model's context of {}",
                                    options_.depth, options_.repeats, options_.tokens, model->info().max_context));
     const double load_s = seconds_since(loading);
-    const std::string label = checkpoint.path().filename().string();
+    const std::string label = std::filesystem::path(given).filename().string();
     const Summary summary = summarize(checkpoint);
-    auto token_bytes = static_cast<double>(summary.linear.bytes);  // what a token reads: linear layers and head
+    // What a token reads: linear layers, of experts those that it is sent to, and the head.
+    const double routed = routed_share(checkpoint);
+    auto token_bytes = static_cast<double>(summary.linear.bytes - summary.experts.bytes) +
+                       routed * static_cast<double>(summary.experts.bytes);
     for (const auto& [key, share] : summary.matrices)
       if (key.first == (model->info().tied_head ? Role::embedding : Role::head))
         token_bytes += static_cast<double>(share.bytes);
-    const auto multiply_adds = static_cast<double>(summary.linear.weights);
+    const double multiply_adds = static_cast<double>(summary.linear.weights - summary.experts.weights) +
+                                 routed * static_cast<double>(summary.experts.weights);
     fmt::print("{:<34} {:.1f} ms\n", label + " load", load_s * 1e3);
     const int64_t prompt_length = std::min<int64_t>(options_.prompt, model->info().max_context - 1);
     std::vector<int32_t> prompt;
@@ -175,7 +193,9 @@ class Bench {
     const auto cache_bytes = static_cast<double>(cache.bytes());
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       const auto start = Clock::now();
-      for (int i = 0; i < options_.tokens; ++i) prefill(*model, cache, std::span(prompt).first(1));
+      // Another token each time, so that another choice of experts is read.
+      for (int i = 0; i < options_.tokens; ++i)
+        prefill(*model, cache, std::span(prompt).subspan(static_cast<size_t>(i) % prompt.size(), 1));
       decode_s.push_back(seconds_since(start) / options_.tokens);
       check_interrupt();
     }
@@ -203,9 +223,8 @@ void add_bench(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("bench", "Measure speed, beside the ceilings of this machine read in the same run");
   auto options = std::make_shared<BenchOptions>();
-  command->add_option("--model,--hf-path", options->model, "Model to measure");
-  command->add_option("--synthetic", options->synthetic,
-                      "Random weights of a real shape: llama-3.2-1b or llama-3.1-8b");
+  add_model_option(*command, options->model, options->revision)->required(false);
+  command->add_option("--synthetic", options->synthetic, "Random weights of a real shape: " + known_config_names());
   command->add_option("--bits,-b", options->bits, "Bits of the synthetic linear layers: 2, 3 or 4")
       ->capture_default_str();
   command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")
@@ -226,6 +245,7 @@ void add_bench(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--json", options->json, "Write the rows to this file: a JSON array, one object a row");
   add_threads_option(*command, options->threads);
+  add_memory_options(*command, options->preload, options->lock);
   command->footer("Example:\n  turboquant bench --synthetic llama-3.2-1b --bits 3");
   command->callback([=] {
     if (options->model.empty() && options->synthetic.empty()) options->kernels = true;

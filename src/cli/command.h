@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace turboquant {
 
@@ -15,13 +16,19 @@ void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_info(CLI::App& app);
+void add_plan(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_completion(CLI::App& app);
 
 /// The flags that several commands share, described once.
-CLI::Option* add_model_option(CLI::App& command, std::string& model);
+/// `names`: as CLI11 writes them.
+CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string& revision,
+                              const std::string& names = "--model,--hf-path");
 void add_threads_option(CLI::App& command, int& threads);
+void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for, std::string& preset);
+/// --preload and --lock
+void add_memory_options(CLI::App& command, bool& preload, bool& lock);
 void add_kv_options(CLI::App& command, std::string& kv_bits, int& kv_keep_layers);
 void add_kv_keep_layers_option(CLI::App& command, int& kv_keep_layers);
 

@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "cli/command.h"
 #include "turboquant/convert.h"
 
@@ -6,36 +8,41 @@ namespace turboquant {
 void add_convert(CLI::App& app) {
   CLI::App* command = app.add_subcommand("convert", "Compress a model");
   auto options = std::make_shared<ConvertOptions>();
-  auto qjl = std::make_shared<bool>(false), fuse = std::make_shared<bool>(false);
+  auto fuse = std::make_shared<bool>(false);
   options->output = "mlx_model";
-  add_model_option(*command, options->model);
+  add_model_option(*command, options->model, options->revision);
   command->add_option("--mlx-path,--output,-o", options->output, "Folder to make; must not exist")
       ->capture_default_str();
   command->add_option("--bits,-b", options->bits, "Bits of linear layers: 2, 3 or 4")->capture_default_str();
   command
       ->add_option("--format", options->format,
-                   "tcq16: ours (half the error at the same bits); original: turboquant-mlx's")
+                   "tcq16: ours (half the error at the same bits); mlx or original: turboquant-mlx's")
       ->capture_default_str();
   CLI::Option* group =
       command->add_option("--group-size,-g", options->group_size, "Groups of the original's format: 32, 64 or 128")
           ->capture_default_str();
   command->add_option("--head-bits", options->head_bits, "Embedding and head in tcq16: 8, or 16 to leave them")
       ->capture_default_str();
+  add_precision_options(*command, options->bits_for, options->preset);
   command->add_option("--rotation", options->rotation, "hadamard, blockwise_hadamard (the same) or none")
       ->capture_default_str();
   command->add_option("--rotation-seed", options->rotation_seed, "Seed of the random signs")->capture_default_str();
   command->add_option("--dtype", options->dtype,
                       "Type of tensors that stay: float16, bfloat16, float32; default: as they are");
+  command->add_flag("--resume", options->resume,
+                    "Go on with an interrupted conversion to the same folder; Ctrl-C leaves what is done for the next");
   command->add_flag("--fuse-rotations", *fuse, "Accepted for compatibility: rotations are shared already");
-  command->add_flag("--use-qjl", *qjl, "Of turboquant-mlx; refused: a bit more is worth more");
+  command->add_flag("--use-qjl", options->use_qjl,
+                    "Of --format mlx: one more bit a weight for what the codes leave (not for experts)");
+  command
+      ->add_option("--python-hash-seed", options->python_hash_seed,
+                   "Of --format mlx: the signs that turboquant-mlx makes with this PYTHONHASHSEED")
+      ->check(CLI::Range(uint32_t{0}, std::numeric_limits<uint32_t>::max()))
+      ->capture_default_str();
   add_threads_option(*command, options->threads);
   command->footer("Example:\n  turboquant convert --hf-path SmolLM2-135M-Instruct --mlx-path SmolLM2-3bit --bits 3");
   command->callback([=] {
     options->on_message = message;
-    if (*qjl)
-      throw UsageError(
-          "--use-qjl is not supported: the extra bit a weight lowers the error more in the codebook (--bits " +
-          std::to_string(std::min(options->bits + 1, 4)) + ")");
     if (options->format == "tcq16" && group->count() > 0)
       message("--group-size has no effect on tcq16: its groups are 16");
     if (*fuse) message("--fuse-rotations has no effect: layers that read one input share its rotation already");

@@ -75,16 +75,17 @@ void add_evaluate(CLI::App& app) {
   auto state = std::make_shared<State>();
   EvaluateOptions& options = state->options;
   options.text = kDefaultText;
-  add_model_option(*command, options.model);
+  add_model_option(*command, options.model, options.revision);
   CLI::Option* bits =
       command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
-  command->add_option("--formats", options.formats, "tcq16, original, affine")->capture_default_str();
+  command->add_option("--formats", options.formats, "tcq16, original (or mlx), affine")->capture_default_str();
   command
       ->add_option("--group-size,-g", options.group_size,
                    "Groups of the original's format and of affine: 32, 64 or 128")
       ->capture_default_str();
   command->add_option("--head-bits", options.head_bits, "Embedding and head of tcq16 rows: 8 or 16")
       ->capture_default_str();
+  add_precision_options(*command, options.bits_for, options.preset);
   command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
       ->capture_default_str();
   command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();
@@ -101,18 +102,19 @@ void add_evaluate(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--include-affine", state->include_affine, "Affine rows (the default)");
   command->add_flag("--no-affine", state->no_affine, "No affine rows");
-  command->add_flag("--no-qjl", state->no_qjl, "Accepted for compatibility: there are no QJL rows");
-  command->add_flag("--include-qjl", state->include_qjl, "Of turboquant-mlx; has no effect: QJL is not implemented");
+  command->add_flag("--no-qjl", state->no_qjl, "No QJL rows; of a converted folder, without its QJL residuals");
+  command->add_flag("--include-qjl", state->include_qjl, "QJL rows of the original's format (the default)");
   command->add_flag("--exact", options.exact, "fp32 activations instead of int8: slower");
   command->add_option("--json", state->json, "Write the rows to this file: a JSON array, one object a row");
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
   add_threads_option(*command, options.threads);
+  add_memory_options(*command, options.preload, options.lock);
   command->footer("Example:\n  turboquant evaluate --model SmolLM2-135M-Instruct --bits 3 4 --num-samples 40");
   command->callback([state, bits] {
     EvaluateOptions& options = state->options;
     if (!options.kv_bits.empty() && bits->count() == 0) options.bits.clear();  // asked for the cache, not for weights
     options.on_message = message;
-    if (state->include_qjl) message("--include-qjl has no effect: QJL is not implemented");
+    options.qjl = !state->no_qjl;
     if (state->no_affine) std::erase(options.formats, "affine");
     if (options.text == kDefaultText && !std::filesystem::exists(options.text))
       throw Error(std::string(kDefaultText) + ": not found here; name a text with --text FILE");

@@ -24,7 +24,7 @@ void add_generate(CLI::App& app) {
   };
   auto state = std::make_shared<State>();
   GenerateOptions& options = state->generate;
-  add_model_option(*command, state->model);
+  add_model_option(*command, state->model, state->load.revision);
   command->add_option("--prompt,-p", state->prompt, "What to answer or continue")->capture_default_str();
   command->add_option("--max-tokens,-m,-n", options.max_tokens, "Most tokens to write")->capture_default_str();
   command->add_option("--temp,--temperature", options.temperature, "Temperature; 0: always the most likely token")
@@ -45,12 +45,15 @@ void add_generate(CLI::App& app) {
   command->add_option("--cache-dtype", state->load.cache_dtype, "KV cache: float16 or float32")->capture_default_str();
   add_kv_options(*command, state->load.kv_bits, state->load.kv_keep_layers);
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8: slower");
-  command->add_flag("--fast", state->fast, "Accepted for compatibility: there is no slower mode to leave");
+  command->add_flag("--fast", state->fast,
+                    "Leave out the QJL residuals of a model converted with --use-qjl: faster, less exact");
   add_threads_option(*command, state->load.threads);
+  add_memory_options(*command, state->load.preload, state->load.lock);
   command->footer("Example:\n  turboquant generate --model SmolLM2-4bit --prompt \"Name three rivers.\" --temp 0");
   command->callback([=] {
     if (seed->count() > 0) state->generate.seed = state->seed;
     state->load.on_message = message;
+    state->load.qjl = !state->fast;
     LanguageModel model = LanguageModel::load(state->model, state->load);
     const GenerateResult result = model.generate(state->prompt, state->generate, [](std::string_view text) {
       return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;

@@ -3,7 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
-#include "models/model.h"
+#include "hub/hub.h"
+#include "models/shapes.h"
 #include "models/summary.h"
 #include "turboquant/error.h"
 
@@ -17,25 +18,25 @@ const char* role_name(Role role) { return role == Role::linear ? "linear" : role
 void add_info(CLI::App& app) {
   CLI::App* command = app.add_subcommand("info", "Describe a model: architecture, sizes, bits, memory needed");
   struct State {
-    std::string model;
+    std::string model, revision;
     int64_t context = 4096;
     bool json = false;
   };
   auto state = std::make_shared<State>();
-  command->add_option("model,--model,--hf-path", state->model, "Hugging Face folder, converted folder, or .gguf file")
-      ->required();
+  add_model_option(*command, state->model, state->revision, "model,--model,--hf-path");
   command->add_option("--context,-c", state->context, "Context length that memory is stated for")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", state->json, "Print JSON");
   command->callback([state] {
-    const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(state->model);
+    const std::unique_ptr<Checkpoint> checkpoint = open_model(state->model, state->revision, message);
     const ModelInfo info = model_info(checkpoint->config(), state->model);
     const Summary summary = summarize(*checkpoint);
     const int64_t context = std::min(state->context, info.max_context);
     const AttentionShape& attention = info.attention;
-    const uint64_t cache =
-        static_cast<uint64_t>(2 * info.attention_layers * attention.n_kv_heads * attention.head_dim * context) * 2;
+    const uint64_t cache = cache_bytes(*make_cpu_ops(std::make_shared<ThreadPool>(1)),
+                                       shapes_of_config(state->model, checkpoint->config()).memory, {}, context)
+                               .kv;
     if (state->json) {
       nlohmann::ordered_json json = {{"model", state->model},
                                      {"architecture", info.architecture},

@@ -32,7 +32,7 @@ void add_logits(CLI::App& app) {
     int greedy = 0;
   };
   auto state = std::make_shared<State>();
-  add_model_option(*command, state->model);
+  add_model_option(*command, state->model, state->load.revision);
   command->add_option("--input", state->input, "safetensors file with input_ids [batch, tokens]")->required();
   command->add_option("--output", state->output, "safetensors file to write: logits F32 [batch, tokens, vocabulary]")
       ->required();
@@ -42,6 +42,7 @@ void add_logits(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8, and an fp32 KV cache");
   add_threads_option(*command, state->load.threads);
+  add_memory_options(*command, state->load.preload, state->load.lock);
   command->callback([state] {
     if (state->load.exact) state->load.cache_dtype = "float32";
     Shape shape;

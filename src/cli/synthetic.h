@@ -9,8 +9,8 @@
 
 namespace turboquant {
 
-/// `shape`: "llama-3.2-1b" or "llama-3.1-8b". Linear layers have `bits` (2, 3, 4), embedding and head `head_bits`
-/// (2, 3, 4, 8, or 16 for F16). UsageError for anything else.
+/// `shape`: a name of known_config() (models/shapes.h). Linear layers have `bits` (2, 3, 4), embedding and head
+/// `head_bits` (2, 3, 4, 8, or 16 for F16). UsageError for anything else.
 std::unique_ptr<Checkpoint> make_synthetic(const std::string& shape, int bits, int head_bits, ThreadPool& pool);
 
 }  // namespace turboquant

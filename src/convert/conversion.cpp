@@ -8,11 +8,17 @@
 #include "io/experts.h"
 #include "quant/affine.h"
 #include "quant/original.h"
+#include "quant/qjl.h"
 #include "quant/rotation.h"
 #include "quant/tile.h"
 
 namespace turboquant {
 namespace {
+
+// Weights of a matrix from which on all threads share it, so that each does not hold one such.
+constexpr int64_t kLargeMatrix = int64_t{1} << 25;
+// Bytes of the source after which what was read of it leaves the memory.
+constexpr int64_t kReleaseBytes = int64_t{1} << 28;
 
 constexpr const char* kFormatNames[] = {"tcq16", "original", "affine"};
 
@@ -21,14 +27,24 @@ std::vector<float> codebook_values(int bits) {
   return {values.data<float>(), values.data<float>() + values.elements()};
 }
 
-}  // namespace
-
-Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec) : source_(source), spec_(spec) {
-  const nlohmann::json& config = source.config();
+const Checkpoint& not_compressed(const Checkpoint& source) {
   for (const char* key : {"quantization", "quantization_config"})
-    if (config.contains(key) && !config.at(key).is_null())
+    if (source.config().contains(key) && !source.config().at(key).is_null())
       throw Error(source.path().string() + ": config.json has '" + key +
                   "': the model is compressed already; convert the original weights");
+  return source;
+}
+
+}  // namespace
+
+Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec)
+    : source_(not_compressed(source)),
+      spec_(spec),
+      precision_(source, spec.linear.method, spec.linear.bits,
+                 spec.linear.method == QuantSpec::Method::tcq16 ? spec.head_bits : spec.linear.bits, spec.bits_for) {
+  if (spec_.linear.method != QuantSpec::Method::tcq16) layout_.emplace(source);
+  if (spec_.linear.method == QuantSpec::Method::original && !layout_->note().empty())
+    warnings_.push_back(layout_->note());
   items_ = collect();
   for (Item& item : items_) plan(item);
   if (linear_layers_ == 0)
@@ -42,7 +58,8 @@ std::vector<Conversion::Item> Conversion::collect() const {
   std::map<std::string, std::map<int64_t, TensorInfo>> stacks;
   for (const TensorInfo& tensor : source_.tensors()) {
     const std::string stack = expert_stack(tensor.name);
-    if (spec_.linear.method != QuantSpec::Method::tcq16 && stack != tensor.name) {
+    if (layout_ && layout_->leaves_out(tensor.name)) continue;
+    if (layout_ && stack != tensor.name) {
       stacks[stack][expert_number(tensor.name)] = tensor;
     } else {
       items.emplace_back().sources = {tensor};
@@ -61,30 +78,18 @@ std::vector<Conversion::Item> Conversion::collect() const {
   return items;
 }
 
-// MLX names the stacks of experts switch_mlp, but for gpt-oss, and keeps Mixtral's name of their block.
-std::string Conversion::output_name(std::string_view name) const {
-  if (spec_.linear.method == QuantSpec::Method::tcq16) return std::string(name);
-  std::string result = expert_stack(name);
-  const std::string type = source_.config().value("model_type", "");
-  const auto replace = [&](std::string_view part, std::string_view other) {
-    if (const size_t at = result.find(part); at != result.npos) result.replace(at, part.size(), other);
-  };
-  if (type != "gpt_oss" && result != name) replace(".mlp.experts.", ".mlp.switch_mlp.");
-  if (type == "mixtral") replace(".mlp.", ".block_sparse_moe.");
-  return result;
-}
-
 void Conversion::plan(Item& item) {
   const TensorInfo& tensor = item.sources.front();
-  const std::string name = output_name(tensor.name);
+  const std::string name = layout_ ? layout_->name(tensor.name) : tensor.name;
   const auto count = static_cast<int64_t>(item.sources.size());
   item.module = module_of(name);
   parameters_ += static_cast<uint64_t>(count * tensor.shape.elements());
   const Role role = role_of(tensor.name);
-  if (const std::optional<QuantSpec> quant = spec_for(tensor, role)) {
+  const int bits = role == Role::other ? 16 : bits_of(item, role);
+  if (const std::optional<QuantSpec> quant = spec_for(tensor, role, bits)) {
     plan_quantized(item, *quant);
   } else {
-    item.outputs.push_back({name, tensor.dtype, tensor.shape});
+    item.outputs.push_back(layout_ ? layout_->stored(tensor) : tensor);
     if (spec_.dtype && is_float(tensor.dtype)) item.outputs.back().dtype = *spec_.dtype;
     // The original stores the biases of its layers as fp16.
     constexpr std::string_view kBias = ".bias";
@@ -103,22 +108,39 @@ void Conversion::plan(Item& item) {
   if (item.quant && role == Role::linear) {
     linear_layers_ += count;
     linear_weights_ += static_cast<uint64_t>(count * tensor.shape.elements());
-    for (const TensorInfo& output : item.outputs) linear_bytes_ += output.bytes();
+    for (const TensorInfo& output : item.outputs)
+      if (!output.name.ends_with(".qjl_signs")) linear_bytes_ += output.bytes();
   }
 }
 
-std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role role) {
+int Conversion::bits_of(const Item& item, Role role) const {
+  const std::string& name = item.sources.front().name;
+  const int bits = precision_.bits(name, role);
+  const auto fail = [&](const std::string& why) {
+    throw Error(source_.path().string() + ": --bits-for gives " + std::to_string(bits) + " bits to '" + name +
+                "': " + why);
+  };
+  if (spec_.linear.method == QuantSpec::Method::tcq16) return bits;
+  if (bits != 16 && bits != spec_.linear.bits)
+    fail("this format has one number of bits for the whole model, " + std::to_string(spec_.linear.bits) +
+         ", or 16; use --format tcq16");
+  if (std::any_of(item.sources.begin(), item.sources.end(),
+                  [&](const TensorInfo& expert) { return precision_.bits(expert.name, role) != bits; }))
+    fail("this format stacks the experts of a layer, and other experts get other bits; use --format tcq16");
+  return bits;
+}
+
+std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role role, int bits) {
   if (role == Role::other) return std::nullopt;
   if (tensor.shape.rank() != 2 || !is_float(tensor.dtype))
     throw Error(source_.path().string() + ": tensor '" + tensor.name + "': " + std::string(name(tensor.dtype)) + " " +
                 to_string(tensor.shape) + ", expected F32, F16 or BF16 of two dimensions");
   QuantSpec quant = spec_.linear;
-  if (quant.method == QuantSpec::Method::tcq16 && role != Role::linear) {
-    if (spec_.head_bits == 16) return std::nullopt;
-    quant.bits = spec_.head_bits;
-  }
   // The original leaves embeddings, and so a tied head, as they are; affine is compared on the same tensors.
   if (quant.method != QuantSpec::Method::tcq16 && role == Role::embedding) return std::nullopt;
+  quant.qjl = quant.qjl && expert_number(tensor.name) < 0;  // as there: not for experts
+  if (bits == 16) return std::nullopt;
+  quant.bits = bits;
   const int64_t cols = tensor.shape.back();
   if (quant.fits(cols)) return quant;
   const int multiple = quant.method == QuantSpec::Method::tcq16 ? kGroup : quant.group_size;
@@ -142,6 +164,10 @@ void Conversion::plan_quantized(Item& item, const QuantSpec& quant) {
       item.outputs = {{module + ".weight", DType::u32, {rows, original_words(quant.bits, cols)}},
                       {module + ".scales", DType::f16, {rows, scales}},
                       {module + ".codebook", DType::f16, {int64_t{1} << quant.bits}}};
+      if (quant.qjl)
+        item.outputs.insert(item.outputs.end(), {{module + ".qjl_packed", DType::u32, {rows, qjl_words(cols)}},
+                                                 {module + ".qjl_norms", DType::f16, {rows}},
+                                                 {module + ".qjl_signs", DType::f16, {cols}}});
       item.site = module;  // a rotation a layer, as there, and one for all its experts
       break;
     case QuantSpec::Method::affine:
@@ -162,7 +188,7 @@ std::vector<TensorInfo> Conversion::outputs() const {
 }
 
 nlohmann::json Conversion::config() const {
-  nlohmann::json config = source_.config();
+  nlohmann::json config = layout_ ? layout_->config(source_.config()) : source_.config();
   config.erase("_name_or_path");
   config.erase("vision_config");
   const QuantSpec& linear = spec_.linear;
@@ -177,10 +203,11 @@ nlohmann::json Conversion::config() const {
     quantization["format"] = kFormatNames[0];
     quantization["head_bits"] = spec_.head_bits;
   } else if (linear.method == QuantSpec::Method::original) {
-    quantization["use_qjl"] = false;
+    quantization["use_qjl"] = linear.qjl;
     quantization["fuse_rotations"] = false;
     quantization["codebook"] = codebook_values(linear.bits);
   }
+  for (const auto& [module, bits] : precision_.others(source_)) quantization[module] = {{"bits", bits}};
   config["quantization"] = quantization;
   config["quantization_config"] = quantization;
   if (spec_.dtype)
@@ -194,15 +221,30 @@ double Conversion::bits_per_weight_linear() const {
   return 8.0 * static_cast<double>(linear_bytes_) / static_cast<double>(linear_weights_);
 }
 
-void Conversion::run(ThreadPool& pool, const std::function<void(const std::string&, const Tensor&)>& sink) const {
+// What a run works with.
+struct Conversion::Work {
+  ThreadPool& pool;
+  const Sink& sink;
+  const std::map<std::string, Rotation>& rotations;
+  const std::function<void(const TensorInfo&)>& done;  // a source was read
+};
+
+void Conversion::run(ThreadPool& pool, const Sink& take, const std::set<std::string>& written) const {
+  const Sink sink = [&](const std::string& name, const Tensor& tensor) {
+    if (!written.contains(name)) take(name, tensor);
+  };
+  const auto is_written = [&](const TensorInfo& output) { return written.contains(output.name); };
+  std::vector<const Item*> alone, together;
   int64_t total = 0;
-  for (const Item& item : items_)
+  for (const Item& item : items_) {
+    if (std::all_of(item.outputs.begin(), item.outputs.end(), is_written)) continue;
     for (const TensorInfo& source : item.sources) total += static_cast<int64_t>(source.bytes());
-  Progress progress("Quantizing", total, Progress::Unit::bytes);
+    (item.stacked || item.sources.front().shape.elements() > kLargeMatrix ? alone : together).push_back(&item);
+  }
 
   std::map<std::string, Rotation> rotations;
   for (const auto& [site, width] : sites_) {
-    const Rotation rotation = make_rotation(width, spec_.rotation_seed + path_hash(site));
+    const Rotation rotation = make_rotation(width, spec_.rotation_seed + path_hash(site, spec_.python_hash_seed));
     rotations[site] = rotation;
     const auto* signs = rotation.signs.data<float>();
     if (spec_.linear.method == QuantSpec::Method::tcq16) {
@@ -213,50 +255,80 @@ void Conversion::run(ThreadPool& pool, const std::function<void(const std::strin
       sink(site + ".signs", from_float(signs, {width}, DType::f16));
     }
   }
-  for (const Item& item : items_) {
-    std::map<std::string, Tensor> stacks;
-    for (size_t i = 0; i < item.sources.size(); ++i) {
-      check_interrupt();
-      const auto rotation = rotations.find(item.site);
-      for (auto& [name, tensor] :
-           make(item, item.sources[i], rotation == rotations.end() ? Rotation() : rotation->second, pool)) {
-        if (!item.stacked) {
-          sink(name, tensor);
-          continue;
-        }
-        Tensor& stack = stacks[name];
-        const auto output = std::find_if(item.outputs.begin(), item.outputs.end(),
-                                         [&, &wanted = name](const TensorInfo& info) { return info.name == wanted; });
-        if (!stack) stack = Tensor::zeros(output->dtype, output->shape);
-        const size_t offset = output->shape == tensor.shape() ? 0 : i * tensor.bytes();  // a codebook is all experts'
-        std::copy_n(tensor.data<std::byte>(), tensor.bytes(), stack.data<std::byte>() + offset);
-      }
-      progress.advance(static_cast<int64_t>(item.sources[i].bytes()));
-    }
-    for (const auto& [name, stack] : stacks) sink(name, stack);
+
+  Progress progress("Quantizing", total, Progress::Unit::bytes);
+  std::mutex mutex;
+  int64_t since_release = 0;
+  const std::function<void(const TensorInfo&)> done = [&](const TensorInfo& source) {
+    check_interrupt();
+    const std::lock_guard lock(mutex);
+    progress.advance(static_cast<int64_t>(source.bytes()));
+    since_release += static_cast<int64_t>(source.bytes());
+    if (since_release < kReleaseBytes) return;
+    since_release = 0;
+    for (const auto& file : source_.mapped_files()) file->release_pages();
+  };
+  const Work work{pool, sink, rotations, done};
+  for (const Item* item : alone) make_item(*item, work);
+  pool.parallel_for(static_cast<int64_t>(together.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) make_item(*together[static_cast<size_t>(i)], work);
+  });
+}
+
+void Conversion::make_item(const Item& item, const Work& work) const {
+  const auto found = work.rotations.find(item.site);
+  const Rotation rotation = found == work.rotations.end() ? Rotation() : found->second;
+  if (!item.stacked) {
+    for (const auto& [name, tensor] : make(item, item.sources.front(), rotation, work.pool)) work.sink(name, tensor);
+    work.done(item.sources.front());
+    return;
   }
+  std::map<std::string, Tensor> stacks;
+  for (const TensorInfo& output : item.outputs) stacks[output.name] = Tensor::zeros(output.dtype, output.shape);
+  const auto count = static_cast<int64_t>(item.sources.size());
+  work.pool.parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const TensorInfo& source = item.sources[static_cast<size_t>(i)];
+      for (const auto& [name, tensor] : make(item, source, rotation, work.pool)) {
+        Tensor& stack = stacks.at(name);
+        // A codebook is all experts': the first one's is taken.
+        const bool shared = stack.bytes() == tensor.bytes() && count > 1;
+        if (shared && i > 0) continue;
+        std::copy_n(tensor.data<std::byte>(), tensor.bytes(),
+                    stack.data<std::byte>() + static_cast<size_t>(i) * tensor.bytes());
+      }
+      work.done(source);
+    }
+  });
+  for (const auto& [name, stack] : stacks) work.sink(name, stack);
 }
 
 // What a source becomes: outputs by name, of one expert where they are stacked.
 std::vector<std::pair<std::string, Tensor>> Conversion::make(const Item& item, const TensorInfo& source,
                                                              const Rotation& rotation, ThreadPool& pool) const {
-  const Tensor tensor = source_.read(source.name);
+  Tensor tensor = source_.read(source.name);
   if (!item.quant) {
+    if (layout_) tensor = layout_->store(source.name, tensor);
     const TensorInfo& output = item.outputs.front();
     return {{output.name, output.dtype == tensor.dtype()
                               ? tensor
                               : from_float(to_float(tensor).data<float>(), tensor.shape(), output.dtype)}};
   }
-  const Tensor values = to_float(tensor);
   Weight weight;
   try {
-    weight = quantize(values.data<float>(), values.dim(0), values.dim(1), rotation, *item.quant, &pool);
+    weight = quantize(tensor, rotation, *item.quant, &pool);
   } catch (const Error& error) {
     throw Error(source_.path().string() + ": tensor '" + source.name + "' " + error.what());
   }
   std::vector<std::pair<std::string, Tensor>> results = {{item.module + ".weight", weight.data},
                                                          {item.module + ".scales", weight.scales}};
   if (weight.codebook) results.emplace_back(item.module + ".codebook", weight.codebook);
+  if (weight.qjl) {
+    const Tensor& signs = weight.qjl.rotation.signs;
+    results.emplace_back(item.module + ".qjl_packed", weight.qjl.bits);
+    results.emplace_back(item.module + ".qjl_norms", weight.qjl.norms);
+    results.emplace_back(item.module + ".qjl_signs", from_float(signs.data<float>(), signs.shape(), DType::f16));
+  }
   if (weight.biases) results.emplace_back(item.module + ".biases", weight.biases);
   return results;
 }
@@ -271,7 +343,9 @@ class MemoryCheckpoint final : public Checkpoint {
     tensors_ = conversion.outputs();
     std::sort(tensors_.begin(), tensors_.end(),
               [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
-    conversion.run(pool, [this](const std::string& name, const Tensor& tensor) {
+    std::mutex mutex;
+    conversion.run(pool, [&](const std::string& name, const Tensor& tensor) {
+      const std::lock_guard lock(mutex);
       size_ += tensor.bytes();
       values_[name] = tensor;
     });
@@ -295,7 +369,7 @@ class MemoryCheckpoint final : public Checkpoint {
 
 std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion,
                                               ThreadPool& pool) {
-  return separate_experts(std::make_unique<MemoryCheckpoint>(source, conversion, pool));
+  return language_model_of(separate_experts(std::make_unique<MemoryCheckpoint>(source, conversion, pool)));
 }
 
 }  // namespace turboquant

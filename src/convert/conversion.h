@@ -1,13 +1,16 @@
-// Conversion is a function from weights to weights: it walks tensors, never a model, and holds one tensor at a time
-// (in the formats of others, which stack experts, the same matrix of all experts of a layer).
+// Conversion is a function from weights to weights: it walks tensors, never a model.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "convert/original_layout.h"
+#include "convert/precision.h"
 #include "core/thread_pool.h"
 #include "io/checkpoint.h"
 #include "nn/roles.h"
@@ -17,16 +20,19 @@ namespace turboquant {
 
 struct ConversionSpec {
   QuantSpec linear;
-  int head_bits = 8;  // of embedding and head in TCQ16: 8, or 16 to leave them
+  int head_bits = 8;               // of embedding and head in TCQ16: 8, or 16 to leave them
+  std::vector<BitsRule> bits_for;  // matrices with other bits (in the original's format: 16 alone); the last match wins
   bool rotate = true;
   uint64_t rotation_seed = 42;
-  std::optional<DType> dtype;  // of floating-point tensors that stay
+  uint32_t python_hash_seed = 0;  // of path_hash()
+  std::optional<DType> dtype;     // of floating-point tensors that stay
 };
 
 /// All that a conversion writes, known from headers alone.
 class Conversion {
  public:
-  /// Error: the source is compressed already, or has no linear layer that fits the format.
+  /// Error: the source is compressed already, has no linear layer that fits the format, or a rule for bits matches
+  /// nothing or gives what the format cannot hold.
   Conversion(const Checkpoint& source, const ConversionSpec& spec);
 
   /// The tensors to come, in no particular order.
@@ -40,8 +46,13 @@ class Conversion {
   /// Bits a weight of the compressed linear layers, without the signs that layers share.
   double bits_per_weight_linear() const;
 
-  /// Makes the tensors one after the other and hands each to `sink`. Shows a progress bar; Ctrl-C unwinds.
-  void run(ThreadPool& pool, const std::function<void(const std::string&, const Tensor&)>& sink) const;
+  /// Takes a tensor of the result; called from several threads at a time.
+  using Sink = std::function<void(const std::string&, const Tensor&)>;
+
+  /// Makes the tensors and hands each to `take`, but for those that are `written` already. Matrices are worked on side
+  /// by side, one a thread; a large one by all threads together. Memory besides what it keeps: a matrix a thread,
+  /// and in the formats of others all experts' matrices of one kind of a layer. Shows a progress bar; Ctrl-C unwinds.
+  void run(ThreadPool& pool, const Sink& take, const std::set<std::string>& written = {}) const;
 
  private:
   struct Item {
@@ -55,14 +66,18 @@ class Conversion {
   std::vector<Item> collect() const;
   void plan(Item& item);
   void plan_quantized(Item& item, const QuantSpec& quant);
-  std::string output_name(std::string_view name) const;
+  struct Work;
   std::vector<std::pair<std::string, Tensor>> make(const Item& item, const TensorInfo& source, const Rotation& rotation,
                                                    ThreadPool& pool) const;
-  std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role);
+  void make_item(const Item& item, const Work& work) const;
+  std::optional<QuantSpec> spec_for(const TensorInfo& tensor, Role role, int bits);
+  int bits_of(const Item& item, Role role) const;
 
   const Checkpoint& source_;
   ConversionSpec spec_;
+  std::optional<OriginalLayout> layout_;  // of the original's format and of affine
   std::vector<Item> items_;
+  Precision precision_;
   std::map<std::string, int64_t> sites_;  // signs to write: name -> width
   std::vector<std::string> warnings_;
   int64_t linear_layers_ = 0;

@@ -1,67 +1,26 @@
 #include "turboquant/convert.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <filesystem>
 
 #include "convert/conversion.h"
+#include "convert/dense_source.h"
 #include "convert/options.h"
+#include "convert/partial_folder.h"
+#include "hub/hub.h"
+#include "io/files.h"
+#include "io/mlx_quantization.h"
 #include "io/safetensors.h"
 #include "models/model.h"
+#include "turboquant/version.h"
 
 namespace turboquant {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Files that go with a model into the converted folder.
-constexpr std::array kSidecars = {
-    "tokenizer.json",     "tokenizer_config.json",   "special_tokens_map.json", "chat_template.jinja",
-    "chat_template.json", "generation_config.json",  "added_tokens.json",       "vocab.json",
-    "merges.txt",         "preprocessor_config.json"};
-
-/// A folder beside the final one that vanishes unless it is kept.
-class TemporaryFolder {
- public:
-  explicit TemporaryFolder(const fs::path& final) : final_(final) {
-    path_ = final.parent_path() / ("." + final.filename().string() + ".tmp-" + std::to_string(getpid()));
-    std::error_code error;
-    if (fs::exists(final, error))
-      throw Error(final.string() + ": exists already; choose another output folder, or remove it");
-    for (fs::path parent = final.parent_path(); !parent.empty() && !fs::exists(parent, error);
-         parent = parent.parent_path())
-      made_.push_back(parent);
-    if (!made_.empty()) fs::create_directories(made_.front(), error);
-    if (error || !fs::create_directory(path_, error))
-      throw Error(path_.string() + ": cannot create the output folder: " + error.message());
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (path_.empty()) return;
-    fs::remove_all(path_, ignored);
-    for (const fs::path& parent : made_) fs::remove(parent, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const fs::path& path() const { return path_; }
-  void keep() {
-    sync_folder(path_);
-    std::error_code error;
-    fs::rename(path_, final_, error);
-    if (error) throw Error(final_.string() + ": cannot rename the finished folder to this name: " + error.message());
-    path_.clear();
-    sync_folder(final_.parent_path().empty() ? fs::path(".") : final_.parent_path());
-  }
-
- private:
-  fs::path path_, final_;
-  std::vector<fs::path> made_;  // parents that were not there, the innermost first
-};
 
 std::string model_card(const ConvertOptions& options, const ConvertResult& result) {
   const std::string name = fs::path(options.model).filename().string();
@@ -83,11 +42,17 @@ ConvertResult convert(const ConvertOptions& options) {
   if (options.output.empty()) throw UsageError("no output folder given");
   fs::path output = fs::path(options.output).lexically_normal();
   if (!output.has_filename()) output = output.parent_path();
+  // First: a download is not worth starting if there is no place for the result.
+  PartialFolder folder(output, options.resume);
   say("Loading model from " + options.model);
-  const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
+  const auto mlx = MlxQuantization::of(source->config(), options.model);
+  source = dense_source(std::move(source));
+  if (mlx && !source->config().contains("quantization"))
+    say("Warning: the weights are quantized already (" + mlx->common().name() +
+        ") and lose more by being quantized again; the original weights give better results");
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
-  TemporaryFolder folder(output);
 
   const Conversion conversion(*source, spec);
   for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
@@ -98,16 +63,25 @@ ConvertResult convert(const ConvertOptions& options) {
   say(fmt::format("Quantizing to {} bits ({:.3f} bits a weight with indices and scales), format {}, rotation {}",
                   options.bits, result.bits_per_weight_linear, options.format, options.rotation));
 
-  ThreadPool pool(options.threads);
+  const nlohmann::json fingerprint = {version(), files_fingerprint(source->path()), conversion.config()["quantization"],
+                                      options.dtype};
+  const std::set<std::string> written = folder.begin(fingerprint.dump());
+  if (!written.empty()) say(fmt::format("Resuming: {} tensors are written already", written.size()));
+  if (folder.replaced()) say("Replacing an unfinished conversion (--resume goes on with one)");
   SafetensorsWriter writer(folder.path(), conversion.outputs(),
-                           {{"format", options.format == "tcq16" ? "turboquant" : "mlx"}});
-  conversion.run(pool, [&](const std::string& name, const Tensor& tensor) {
-    writer.add(name, tensor);
-    result.bytes += tensor.bytes();
-  });
+                           {{"format", options.format == "tcq16" ? "turboquant" : "mlx"}}, written);
+  ThreadPool pool(options.threads);
+  conversion.run(
+      pool,
+      [&](const std::string& name, const Tensor& tensor) {
+        writer.add(name, tensor);
+        folder.add(name, [&] { writer.sync(); });
+      },
+      written);
   writer.finish(result.parameters);
+  result.bytes = writer.bytes();
   result.bits_per_weight = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.parameters);
-  for (const char* name : kSidecars)
+  for (const char* name : kModelFiles)
     if (const std::optional<std::string> text = source->file(name)) write_text(folder.path() / name, *text);
   write_text(folder.path() / "config.json", conversion.config().dump(4) + "\n");
   write_text(folder.path() / "README.md", model_card(options, result));

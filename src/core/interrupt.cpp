@@ -1,6 +1,9 @@
 #include "core/interrupt.h"
 
+#include <unistd.h>
+
 #include <csignal>
+#include <string_view>
 
 #include "turboquant/error.h"
 
@@ -14,11 +17,20 @@ void handle(int signal) {
   std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the process at once
 }
 
+void handle_bus_error(int) {
+  constexpr std::string_view kText =
+      "error: a file of the model was cut, or cannot be read any more, while it was in use; check the disk and the "
+      "files, and run the command again\n";
+  if (::write(STDERR_FILENO, kText.data(), kText.size()) < 0) ::_exit(1);  // nothing more can be said
+  ::_exit(1);
+}
+
 }  // namespace
 
 void install_interrupt_handler() {
   std::signal(SIGINT, handle);
   std::signal(SIGTERM, handle);
+  std::signal(SIGBUS, handle_bus_error);
 }
 
 bool interrupted() { return flag != 0; }

@@ -3,7 +3,8 @@
 
 namespace turboquant {
 
-/// Installs the SIGINT and SIGTERM handler (commands only; a library must not take its host's signals).
+/// Installs the SIGINT and SIGTERM handler (commands only; a library must not take its host's signals), and one for
+/// SIGBUS: a mapped file that is cut while it is read ends the process with a line that says so, and exit code 1.
 void install_interrupt_handler();
 bool interrupted();
 /// Throws Interrupted if the flag is set.

@@ -37,11 +37,17 @@ void Progress::advance(int64_t amount) {
   draw();
 }
 
+void Progress::skip(int64_t amount) {
+  done_ += amount;
+  skipped_ += amount;
+}
+
 void Progress::draw() {
   constexpr int kWidth = 30;
   const double share = std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_));
   const double seconds = std::chrono::duration<double>(drawn_ - start_).count();
-  const double left = share > 0 ? seconds * (1 - share) / share : 0;
+  const auto done_now = static_cast<double>(done_ - skipped_), to_do = static_cast<double>(total_ - done_);
+  const double left = done_now > 0 ? std::max(0.0, seconds * to_do / done_now) : 0;
   const int filled = static_cast<int>(share * kWidth);
   const std::string amount = unit_ == Unit::bytes ? fmt::format("{:.1f}/{:.1f} MB", static_cast<double>(done_) * 1e-6,
                                                                 static_cast<double>(total_) * 1e-6)

@@ -24,6 +24,8 @@ class Progress {
 
   /// Adds to what is done and redraws at most ten times a second. One thread at a time.
   void advance(int64_t amount = 1);
+  /// Counts what was done before this run: it is part of the bar and not of the speed.
+  void skip(int64_t amount);
 
  private:
   void draw();
@@ -31,6 +33,7 @@ class Progress {
   std::string label_;
   int64_t total_;
   int64_t done_ = 0;
+  int64_t skipped_ = 0;
   Unit unit_;
   bool visible_;
   std::chrono::steady_clock::time_point start_, drawn_;

@@ -26,8 +26,21 @@ std::pair<uint32_t, uint32_t> threefry(uint32_t key0, uint32_t key1, uint32_t x0
   return {x0, x1};
 }
 
-uint64_t siphash13(std::string_view data) {
-  uint64_t v0 = 0x736f6d6570736575, v1 = 0x646f72616e646f6d, v2 = 0x6c7967656e657261, v3 = 0x7465646279746573;
+// The key that CPython makes of PYTHONHASHSEED: bytes from a linear congruential generator, lowest first.
+std::pair<uint64_t, uint64_t> python_hash_key(uint32_t seed) {
+  uint64_t key[2] = {};
+  if (seed == 0) return {0, 0};
+  for (uint64_t& word : key)
+    for (int shift = 0; shift < 64; shift += 8) {
+      seed = seed * 214013 + 2531011;
+      word |= uint64_t{seed >> 16 & 0xff} << shift;
+    }
+  return {key[0], key[1]};
+}
+
+uint64_t siphash13(std::string_view data, const std::pair<uint64_t, uint64_t>& key) {
+  uint64_t v0 = 0x736f6d6570736575 ^ key.first, v1 = 0x646f72616e646f6d ^ key.second;
+  uint64_t v2 = 0x6c7967656e657261 ^ key.first, v3 = 0x7465646279746573 ^ key.second;
   const auto round = [&] {
     v0 += v1;
     v1 = std::rotl(v1, 13) ^ v0;
@@ -96,8 +109,8 @@ std::vector<float> random_normal(uint64_t seed, int64_t n) {
   return values;
 }
 
-uint64_t path_hash(std::string_view path) {
-  const auto hash = static_cast<int64_t>(siphash13(path));
+uint64_t path_hash(std::string_view path, uint32_t hash_seed) {
+  const auto hash = static_cast<int64_t>(siphash13(path, python_hash_key(hash_seed)));
   return static_cast<uint64_t>(hash == -1 ? -2 : hash) & 0x7fffffffu;
 }
 

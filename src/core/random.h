@@ -17,8 +17,8 @@ std::vector<float> random_uniform(uint64_t seed, int64_t n);
 /// n values of the standard normal distribution (Box-Muller on random_bits).
 std::vector<float> random_normal(uint64_t seed, int64_t n);
 
-/// CPython's hash(str) with PYTHONHASHSEED=0 (SipHash-1-3 with key 0), modulo 2^31: the original derives a layer's seed
-/// from its path in this way.
-uint64_t path_hash(std::string_view path);
+/// CPython's hash(str) modulo 2^31, as Python 3.11 and later compute it with PYTHONHASHSEED=`hash_seed` (SipHash-1-3; a
+/// seed of 0 is a key of 0): the original derives a layer's seed from its path in this way. `path` is ASCII.
+uint64_t path_hash(std::string_view path, uint32_t hash_seed = 0);
 
 }  // namespace turboquant

@@ -86,6 +86,7 @@ void ThreadPool::call(int thread) {
   } catch (...) {
     const std::lock_guard lock(error_mutex_);
     if (!error_) error_ = std::current_exception();
+    failed_ = true;
   }
   inside_region = false;
 }
@@ -107,7 +108,9 @@ void ThreadPool::run_task(Task task) {
     else
       std::this_thread::yield();
   }
-  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  if (!failed_) return;
+  failed_ = false;
+  std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void ThreadPool::work(int thread) {

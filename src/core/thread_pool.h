@@ -32,7 +32,7 @@ class ThreadPool {
   }
 
   /// Calls body(begin, end) over [0, n) in pieces of `grain`, handed to whichever thread is free; in one piece if there
-  /// is one thread only.
+  /// is one thread only. After an exception no further pieces are begun.
   template <typename Body>
   void parallel_for(int64_t n, int64_t grain, Body&& body) {
     if (n <= grain || workers_.empty()) {
@@ -41,7 +41,8 @@ class ThreadPool {
     }
     std::atomic<int64_t> next = 0;
     run([&](int) {
-      for (int64_t begin = 0; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < n;)
+      for (int64_t begin = 0; !failed_.load(std::memory_order_relaxed) &&
+                              (begin = next.fetch_add(grain, std::memory_order_relaxed)) < n;)
         body(begin, begin + grain < n ? begin + grain : n);
     });
   }
@@ -62,6 +63,7 @@ class ThreadPool {
   int spin_ = 0;
   std::exception_ptr error_;
   std::mutex error_mutex_;
+  std::atomic<bool> failed_ = false;
   alignas(64) std::atomic<uint32_t> generation_ = 0;
   alignas(64) std::atomic<uint32_t> running_ = 0;
   std::atomic<bool> stop_ = false;

@@ -13,7 +13,9 @@
 #include "core/progress.h"
 #include "generate/evaluation_text.h"
 #include "generate/state.h"
+#include "hub/hub.h"
 #include "io/config.h"
+#include "io/mlx_quantization.h"
 #include "models/summary.h"
 
 namespace turboquant {
@@ -28,7 +30,7 @@ struct Candidate {
   EvaluateRow row;
   std::unique_ptr<Checkpoint> checkpoint;  // none: the source itself
   std::shared_ptr<Model> model;
-  ModelOptions cache;  // how its caches are made
+  CacheOptions cache;  // how its caches are made
   std::vector<double> nll;
   std::vector<float> kl;
   int64_t same_top = 0;
@@ -76,9 +78,32 @@ void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint) {
   row.bits_per_weight_linear = summary.linear.bits_per_weight();
 }
 
-std::string title(const std::string& format, int bits) {
-  const char* name = format == "tcq16" ? "TCQ16" : format == "original" ? "TurboQuant" : "Affine";
-  return fmt::format("{} {}-bit", name, bits);
+/// The specification of a row, and what it is called.
+struct Setting {
+  QuantSpec quant;
+  std::string title, format;
+};
+
+// In the original's order: each format with all bits, QJL after the plain rows.
+std::vector<Setting> settings_of(const EvaluateOptions& options) {
+  std::vector<Setting> settings;
+  const auto add = [&](const std::string& format, const char* title, const char* suffix, bool qjl) {
+    for (const int bits : options.bits) {
+      QuantSpec quant = quant_spec(format, bits, options.group_size);
+      quant.qjl = qjl;
+      settings.push_back({quant, fmt::format("{} {}{}", title, bits, suffix), format + (qjl ? "+qjl" : "")});
+    }
+  };
+  for (const std::string& format : options.formats) {
+    const bool original = quant_spec(format, 3, options.group_size).method == QuantSpec::Method::original;
+    add(original ? "original" : format,
+        original            ? "TurboQuant"
+        : format == "tcq16" ? "TCQ16"
+                            : "Affine",
+        "-bit", false);
+    if (original && options.qjl) add("original", "TurboQuant", "+QJL", true);
+  }
+  return settings;
 }
 
 /// Scores one window of every candidate. The baseline is the first.
@@ -152,9 +177,12 @@ void check_options(const EvaluateOptions& options) {
     throw UsageError("--num-samples " + std::to_string(options.num_samples) + ": must be 1 or more");
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
-  for (const int bits : options.bits)
-    for (const std::string& format : options.formats) quant_spec(format, bits, options.group_size);
-  for (const std::string& bits : options.kv_bits) kv_options(ModelOptions(), bits, options.kv_keep_layers);
+  settings_of(options);
+  for (const std::string& bits : options.kv_bits) cache_options(bits, options.kv_keep_layers);
+  bits_rules(options.preset, options.bits_for, 3);
+  if ((!options.bits_for.empty() || !options.preset.empty()) &&
+      std::find(options.formats.begin(), options.formats.end(), "tcq16") == options.formats.end())
+    throw UsageError("--bits-for and --preset need tcq16 among --formats: other rows have one number of bits");
 }
 
 }  // namespace
@@ -164,12 +192,14 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   const auto say = [&](const std::string& line) {
     if (options.on_message) options.on_message(line);
   };
-  const std::unique_ptr<Checkpoint> source = open_checkpoint(options.model);
+  const std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
   if (!source->note().empty()) say(source->note());
+  if (options.preload || options.lock) load_into_memory(*source, options.lock);
   const auto pool = std::make_shared<ThreadPool>(options.threads);
   const std::shared_ptr<Ops> ops = make_cpu_ops(pool);
   ModelOptions model_options;
   model_options.exact = options.exact;
+  model_options.qjl = options.qjl;
 
   std::vector<Candidate> candidates(1);
   EvaluateRow& baseline = candidates.front().row;
@@ -189,7 +219,6 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
                   ", but the model's vocabulary has " + std::to_string(info.vocab_size));
   add_sizes(baseline, *source);
 
-  candidates.front().cache = model_options;
   const EvaluateRow source_row = baseline;  // candidates may move as they grow
   const std::shared_ptr<Model> source_model = candidates.front().model;
   for (const std::string& bits : options.kv_bits) {
@@ -198,7 +227,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     candidate.row.kv = bits;
     candidate.row.config = "KV " + bits;
     candidate.model = source_model;
-    candidate.cache = kv_options(model_options, bits, options.kv_keep_layers);
+    candidate.cache = cache_options(bits, options.kv_keep_layers);
     candidates.push_back(std::move(candidate));
   }
 
@@ -207,33 +236,34 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     // A converted folder: its own row, without a baseline to compare with.
     EvaluateRow& own = candidates.front().row;
     own.config = std::filesystem::path(options.model).filename().string();
-    own.format = config_string_or(quantization, options.model, "format", "original");
+    const auto mlx = MlxQuantization::of(source->config(), options.model);
+    own.format = mlx ? mlx->common().mode : config_string_or(quantization, options.model, "format", "original");
     own.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
   } else {
-    for (const std::string& format : options.formats)
-      for (const int bits : options.bits) {
-        ConversionSpec spec;
-        spec.linear = quant_spec(format, bits, options.group_size);
-        spec.head_bits = options.head_bits;
-        spec.rotate = rotation_enabled(options.rotation);
-        spec.rotation_seed = options.rotation_seed;
-        const Conversion conversion(*source, spec);
-        for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
-        Candidate candidate;
-        candidate.row = source_row;
-        candidate.cache = model_options;
-        candidate.row.config = title(format, bits);
-        candidate.row.format = format;
-        candidate.row.bits = bits;
-        const auto start = Clock::now();
-        candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
-        candidate.row.quantize_s = seconds_since(start);
-        candidate.model = load_model(*candidate.checkpoint, ops, model_options);
-        add_sizes(candidate.row, *candidate.checkpoint);
-        say(fmt::format("{}: quantized in {:.1f} s, {:.1f} MB", candidate.row.config, candidate.row.quantize_s,
-                        static_cast<double>(candidate.row.size_bytes) * 1e-6));
-        candidates.push_back(std::move(candidate));
-      }
+    for (const Setting& setting : settings_of(options)) {
+      ConversionSpec spec;
+      spec.linear = setting.quant;
+      spec.head_bits = options.head_bits;
+      if (setting.format == "tcq16") spec.bits_for = bits_rules(options.preset, options.bits_for, setting.quant.bits);
+      spec.rotate = rotation_enabled(options.rotation);
+      spec.rotation_seed = options.rotation_seed;
+      spec.python_hash_seed = options.python_hash_seed;
+      const Conversion conversion(*source, spec);
+      for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
+      Candidate candidate;
+      candidate.row = source_row;
+      candidate.row.config = setting.title + (spec.bits_for.empty() ? "" : " mixed");
+      candidate.row.format = setting.format;
+      candidate.row.bits = setting.quant.bits;
+      const auto start = Clock::now();
+      candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
+      candidate.row.quantize_s = seconds_since(start);
+      candidate.model = load_model(*candidate.checkpoint, ops, model_options);
+      add_sizes(candidate.row, *candidate.checkpoint);
+      say(fmt::format("{}: quantized in {:.1f} s, {:.1f} MB", candidate.row.config, candidate.row.quantize_s,
+                      static_cast<double>(candidate.row.size_bytes) * 1e-6));
+      candidates.push_back(std::move(candidate));
+    }
   }
 
   WindowScorer scorer(*pool, *ops);

@@ -7,12 +7,11 @@
 #include "generate/sampler.h"
 #include "generate/state.h"
 #include "generate/stop.h"
+#include "hub/hub.h"
 #include "io/config.h"
 
 namespace turboquant {
 namespace {
-
-constexpr size_t kPrefillChunk = 512;
 
 void add_end_tokens(const nlohmann::json& config, std::unordered_set<int32_t>& tokens) {
   const auto found = config.find("eos_token_id");
@@ -21,6 +20,13 @@ void add_end_tokens(const nlohmann::json& config, std::unordered_set<int32_t>& t
   if (found->is_array())
     for (const nlohmann::json& id : *found)
       if (id.is_number_integer()) tokens.insert(id.get<int32_t>());
+}
+
+std::string left_out_qjl(const Checkpoint& checkpoint) {
+  const auto count = std::count_if(checkpoint.tensors().begin(), checkpoint.tensors().end(),
+                                   [](const TensorInfo& info) { return info.name.ends_with(".qjl_packed"); });
+  if (count == 0) return "The model has no QJL residuals to leave out";
+  return "Left out the QJL residuals of " + std::to_string(count) + " layers";
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -49,13 +55,11 @@ std::vector<int32_t> LanguageModel::State::prompt_tokens(std::string_view prompt
   return tokenizer().encode(chat->render(messages), false);
 }
 
-ModelOptions kv_options(ModelOptions options, const std::string& kv_bits, int kv_keep_layers) {
+CacheOptions cache_options(const std::string& kv_bits, int kv_keep_layers, DType dtype) {
   if (kv_keep_layers < 0)
     throw UsageError("--kv-keep-layers " + std::to_string(kv_keep_layers) + ": must be 0 or more");
-  options.kv_keep_layers = kv_keep_layers;
-  if (kv_bits.empty() || kv_bits == "none") return options;
-  options.kv_bits = parse_kv_bits(kv_bits);
-  if (options.cache_dtype != DType::f16)
+  const CacheOptions options{dtype, parse_kv_bits(kv_bits), kv_keep_layers};
+  if (options.kv_bits.compressed() && dtype != DType::f16)
     throw UsageError("--kv-bits " + kv_bits + ": a compressed cache keeps its newest tokens in float16; leave out " +
                      "--cache-dtype");
   return options;
@@ -65,7 +69,7 @@ Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens) {
   Tensor logits;
   while (!tokens.empty()) {
     check_interrupt();
-    const auto chunk = tokens.first(std::min(tokens.size(), kPrefillChunk));
+    const auto chunk = tokens.first(std::min(tokens.size(), static_cast<size_t>(kPrefillTokens)));
     tokens = tokens.subspan(chunk.size());
     const auto count = static_cast<int64_t>(chunk.size());
     const SequenceTokens sequence{&cache, chunk, tokens.empty() ? count - 1 : count};
@@ -82,14 +86,16 @@ LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
 LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& options) {
   ModelOptions model_options;
   model_options.exact = options.exact;
-  if (options.cache_dtype == "float32")
-    model_options.cache_dtype = DType::f32;
-  else if (options.cache_dtype != "float16")
+  model_options.qjl = options.qjl;
+  if (options.cache_dtype != "float16" && options.cache_dtype != "float32")
     throw UsageError("--cache-dtype " + options.cache_dtype + ": use float16 or float32");
-  model_options = kv_options(model_options, options.kv_bits, options.kv_keep_layers);
+  model_options.cache = cache_options(options.kv_bits, options.kv_keep_layers,
+                                      options.cache_dtype == "float32" ? DType::f32 : DType::f16);
   auto state = std::make_unique<State>();
-  state->checkpoint = open_checkpoint(path);
+  state->checkpoint = open_model(path, options.revision, options.on_message);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
+  if (!options.qjl && options.on_message) options.on_message(left_out_qjl(*state->checkpoint));
+  if (options.preload || options.lock) load_into_memory(*state->checkpoint, options.lock);
   state->pool = std::make_shared<ThreadPool>(options.threads);
   state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), model_options);
   const Checkpoint& checkpoint = *state->checkpoint;

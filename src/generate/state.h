@@ -27,12 +27,14 @@ struct LanguageModel::State {
   std::vector<int32_t> prompt_tokens(std::string_view prompt, const GenerateOptions& options);
 };
 
-/// `options` with those of the caches as a command or caller names them. UsageError: what does not exist or does not
-/// fit.
-ModelOptions kv_options(ModelOptions options, const std::string& kv_bits, int kv_keep_layers);
+/// How caches are made, as a command or caller names it. UsageError: what does not exist or does not fit.
+CacheOptions cache_options(const std::string& kv_bits, int kv_keep_layers, DType dtype = DType::f16);
 
 /// tokenizer.json of a checkpoint. Error if there is none.
 Tokenizer load_tokenizer(const Checkpoint& checkpoint);
+
+/// Tokens of a step of prefill().
+inline constexpr int64_t kPrefillTokens = 512;
 
 /// Feeds tokens in chunks; returns the logits [1, vocab_size] of the last.
 Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens);

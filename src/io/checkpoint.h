@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "io/mapped_file.h"
 
 namespace turboquant {
 
@@ -29,6 +31,18 @@ std::optional<uint64_t> checked_bytes(DType dtype, const Shape& shape);
 /// The tensor of that name in a list sorted by name, or null.
 const TensorInfo* find_tensor(const std::vector<TensorInfo>& tensors, std::string_view name);
 
+/// Files that belong to a model beside config.json and its weights, where it has them.
+inline constexpr const char* kModelFiles[] = {"tokenizer.json",
+                                              "tokenizer_config.json",
+                                              "special_tokens_map.json",
+                                              "added_tokens.json",
+                                              "vocab.json",
+                                              "merges.txt",
+                                              "chat_template.jinja",
+                                              "chat_template.json",
+                                              "generation_config.json",
+                                              "preprocessor_config.json"};
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -40,7 +54,10 @@ class Checkpoint {
   /// Every tensor, sorted by name. What read() returns has this type and shape.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// Null if there is none of that name.
-  const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
+  virtual const TensorInfo* find(std::string_view name) const { return find_tensor(tensors_, name); }
+  /// The same for a tensor that a model needs in that shape (its reader checks it): a checkpoint that only learns what
+  /// models ask for, models/shapes.h, takes it from here.
+  virtual const TensorInfo* expect(std::string_view name, const Shape& /*shape*/) const { return find(name); }
   /// A view of the mapped file where the bytes are stored as they are; else decoded into new memory. A missing tensor
   /// is an Error that names it and the file. Safe to call from several threads.
   virtual Tensor read(std::string_view name) const = 0;
@@ -50,6 +67,8 @@ class Checkpoint {
   virtual std::optional<std::string> file(std::string_view name) const = 0;
   /// Bytes of all files that hold tensors.
   virtual uint64_t size_on_disk() const = 0;
+  /// The files that read() gives views of.
+  virtual std::vector<std::shared_ptr<const MappedFile>> mapped_files() const { return {}; }
   /// One line on tensors that are in the files and left out here; empty if there are none.
   const std::string& note() const { return note_; }
 
@@ -69,6 +88,24 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::filesystem::path& path);
 /// language_model. become those of a text model, and the tensors of image encoders (visual, vision_tower) and of
 /// multi-token prediction (mtp) are left out, which note() says. A checkpoint without such names is returned as it is.
 std::unique_ptr<Checkpoint> language_model_of(std::unique_ptr<Checkpoint> checkpoint);
+/// The name that it gives a tensor or module of the language model.
+std::string language_model_name(const std::string& name);
+
+/// Where a folder has its tensors: the one file, or the shards that the index names. The one file goes first.
+inline constexpr const char* kSafetensorsFile = "model.safetensors";
+inline constexpr const char* kSafetensorsIndex = "model.safetensors.index.json";
+/// Tensor name to shard, of a parsed index; Error naming `where` if it is damaged or names what is no file beside it.
+std::map<std::string, std::string> weight_map(const nlohmann::json& index, const std::string& where);
+std::map<std::string, std::string> read_weight_map(const std::filesystem::path& index);
+
+/// Reads the files of a checkpoint into memory, under a progress bar; Ctrl-C unwinds. `lock`: they stay there as long
+/// as the checkpoint lives. Error: the process may not lock so much memory.
+void load_into_memory(const Checkpoint& checkpoint, bool lock);
+
+/// A checkpoint known from headers alone, such as those of a model that was not downloaded: names, types and shapes of
+/// the tensors as they are in its files, and config.json. Shown as open_checkpoint shows a folder; read() is an Error.
+std::unique_ptr<Checkpoint> checkpoint_of_headers(const std::filesystem::path& name, const nlohmann::json& config,
+                                                  std::vector<TensorInfo> tensors);
 
 /// The two behind open_checkpoint.
 std::unique_ptr<Checkpoint> open_safetensors_checkpoint(const std::filesystem::path& folder);

@@ -1,11 +1,9 @@
 #include "io/experts.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstring>
 
-#include "core/half.h"
+#include "core/mxfp4.h"
 #include "io/config.h"
 #include "io/files.h"
 #include "turboquant/error.h"
@@ -14,24 +12,6 @@ namespace turboquant {
 namespace {
 
 constexpr int64_t kMostExperts = 1 << 16;
-constexpr int64_t kBlock = 32;  // values of an MXFP4 block, with one scale
-
-// MXFP4 (OCP Microscaling Formats 1.0): a 4-bit float, sign, two bits of exponent, one of mantissa, times a power of
-// two of 8 bits. Every product is a bfloat16, but for the ends of the range: all of them, by scale and code.
-const std::array<std::array<uint16_t, 16>, 256>& mxfp4_values() {
-  static const auto table = [] {
-    constexpr float kMagnitudes[8] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
-    std::array<std::array<uint16_t, 16>, 256> values{};
-    for (size_t scale = 0; scale < 256; ++scale)
-      for (size_t code = 0; code < 16; ++code) {
-        const float value =
-            std::ldexp(code < 8 ? kMagnitudes[code] : -kMagnitudes[code - 8], static_cast<int>(scale) - 127);
-        values[scale][code] = float_to_bfloat(scale == 255 ? std::nanf("") : value);
-      }
-    return values;
-  }();
-  return table;
-}
 
 // A tensor of the result, and where it comes from.
 struct Part {
@@ -48,6 +28,19 @@ struct Part {
   int64_t expert = 0, first = 0, step = 1;
   bool transposed = false;
 };
+
+// Mixtral's names of a block and of its layers, as all others name them.
+std::string feed_forward_name(std::string name) {
+  constexpr std::string_view kMixtral = ".block_sparse_moe.";
+  const size_t at = name.find(kMixtral);
+  if (at == name.npos) return name;
+  name.replace(at, kMixtral.size(), ".mlp.");
+  constexpr std::pair<const char*, const char*> kNames[] = {
+      {".w1.", ".gate_proj."}, {".w3.", ".up_proj."}, {".w2.", ".down_proj."}};
+  for (const auto& [theirs, ours] : kNames)
+    if (const size_t w = name.find(theirs, at); w != name.npos) name.replace(w, 4, ours);
+  return name;
+}
 
 bool ends_with_number(std::string_view path) {
   const std::string_view last = path.substr(path.rfind('.') + 1);
@@ -97,6 +90,7 @@ class Experts final : public Checkpoint {
   }
   std::optional<std::string> file(std::string_view name) const override { return source_->file(name); }
   uint64_t size_on_disk() const override { return source_->size_on_disk(); }
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override { return source_->mapped_files(); }
 
  private:
   [[noreturn]] void fail(const TensorInfo& tensor, const std::string& expected) const {
@@ -109,15 +103,7 @@ class Experts final : public Checkpoint {
   }
 
   void add(const TensorInfo& tensor) {
-    std::string name = tensor.name;
-    constexpr std::string_view kMixtral = ".block_sparse_moe.";
-    if (const size_t at = name.find(kMixtral); at != name.npos) {
-      name.replace(at, kMixtral.size(), ".mlp.");
-      constexpr std::pair<const char*, const char*> kNames[] = {
-          {".w1.", ".gate_proj."}, {".w3.", ".up_proj."}, {".w2.", ".down_proj."}};
-      for (const auto& [theirs, ours] : kNames)
-        if (const size_t w = name.find(theirs, at); w != name.npos) name.replace(w, 4, ours);
-    }
+    const std::string name = feed_forward_name(tensor.name);
     if (!add_stack(tensor, name)) {
       changes_ = changes_ || name != tensor.name;
       add_part(name, tensor.dtype, tensor.shape, Part::How::whole, tensor.name);
@@ -226,12 +212,12 @@ class Experts final : public Checkpoint {
     const Shape& shape = tensor.shape;
     const std::string scales = tensor.name.substr(0, tensor.name.size() - std::string_view("blocks").size()) + "scales";
     const TensorInfo* found = source_->find(scales);
-    if (tensor.dtype != DType::u8 || shape[3] != kBlock / 2) fail(tensor, "U8 [experts, outputs, blocks, 16]");
+    if (tensor.dtype != DType::u8 || shape[3] != kMxfp4Block / 2) fail(tensor, "U8 [experts, outputs, blocks, 16]");
     if (found == nullptr) throw Error(path_.string() + ": tensor " + quote(scales) + ": missing");
     if (found->dtype != DType::u8 || found->shape != Shape{shape[0], shape[1], shape[2]})
       fail(*found, "U8 " + to_string(Shape{shape[0], shape[1], shape[2]}));
     decodes_ = true;
-    add_rows(tensor, prefix, layers_of(tensor, stack, shape[1]), ".weight", shape[2] * kBlock, scales);
+    add_rows(tensor, prefix, layers_of(tensor, stack, shape[1]), ".weight", shape[2] * kMxfp4Block, scales);
   }
 
   static Tensor rows_of(const Part& part, const Tensor& source) {
@@ -257,20 +243,12 @@ class Experts final : public Checkpoint {
   }
 
   static Tensor decode(const Part& part, const Tensor& blocks, const Tensor& scales) {
-    const auto& values = mxfp4_values();
     const int64_t rows = part.info.shape[0], per_row = scales.dim(2), all = scales.dim(1);
     Tensor out = Tensor::zeros(DType::bf16, part.info.shape);
-    auto* to = out.data<uint16_t>();
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t block = (part.expert * all + part.first + r * part.step) * per_row;
-      const uint8_t* codes = blocks.data<uint8_t>() + block * kBlock / 2;
-      for (int64_t b = 0; b < per_row; ++b) {
-        const std::array<uint16_t, 16>& table = values[scales.data<uint8_t>()[block + b]];
-        for (int64_t i = 0; i < kBlock / 2; ++i, ++codes) {
-          *to++ = table[*codes & 15];  // the lower half comes first
-          *to++ = table[*codes >> 4];
-        }
-      }
+      decode_mxfp4(blocks.data<uint8_t>() + block * kMxfp4Block / 2, scales.data<uint8_t>() + block, per_row,
+                   out.data<uint16_t>() + r * per_row * kMxfp4Block);
     }
     return out;
   }
@@ -281,6 +259,13 @@ class Experts final : public Checkpoint {
 };
 
 }  // namespace
+
+std::string shared_expert_module(std::string module) {
+  std::string name = feed_forward_name(std::move(module));
+  constexpr std::string_view kStack = ".mlp.switch_mlp.";
+  if (const size_t at = name.find(kStack); at != name.npos) name.replace(at, kStack.size(), ".mlp.experts.");
+  return name;
+}
 
 std::unique_ptr<Checkpoint> separate_experts(std::unique_ptr<Checkpoint> source) {
   auto experts = std::make_unique<Experts>(std::move(source));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "io/checkpoint.h"
 
@@ -18,5 +19,9 @@ namespace turboquant {
 /// read() gives views where the bytes of an expert lie together. The checkpoint itself comes back if it has none of
 /// these. Error: a stack of the wrong shape or type.
 std::unique_ptr<Checkpoint> separate_experts(std::unique_ptr<Checkpoint> source);
+
+/// The module that a stack of experts has in a checkpoint of separate_experts(): "X.mlp.experts.up_proj" of
+/// "X.block_sparse_moe.switch_mlp.up_proj". Other modules keep their names.
+std::string shared_expert_module(std::string module);
 
 }  // namespace turboquant

@@ -39,20 +39,25 @@ std::string printable(std::string_view text, size_t limit) {
 
 }  // namespace
 
-OutputFile::OutputFile(std::filesystem::path path) : path_(std::move(path)) {
-  // The process id keeps two commands that write the same file from writing into each other's temporary file.
+OutputFile::OutputFile(std::filesystem::path path, Kind kind) : path_(std::move(path)), kind_(kind) {
   temporary_ = path_;
-  temporary_ += '.';
-  temporary_ += std::to_string(::getpid());
-  temporary_ += ".tmp";
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  int flags = O_WRONLY | O_CREAT | O_CLOEXEC;
+  if (kind_ == Kind::resumable) {
+    temporary_ += ".partial";
+    if (::rename(path_.c_str(), temporary_.c_str()) != 0 && errno != ENOENT) fail(errno);
+  } else {
+    // The process id keeps two commands that write the same file from writing into each other's temporary file.
+    temporary_ += '.' + std::to_string(::getpid()) + ".tmp";
+    flags |= O_TRUNC;
+  }
+  fd_ = ::open(temporary_.c_str(), flags, 0666);
   if (fd_ < 0) fail(errno);
 }
 
 OutputFile::~OutputFile() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (kind_ == Kind::fresh) ::unlink(temporary_.c_str());
 }
 
 void OutputFile::fail(int error) const { throw Error(path_.string() + ": cannot be written: " + std::strerror(error)); }
@@ -83,8 +88,12 @@ void OutputFile::write_at(uint64_t offset, const void* data, size_t bytes) {
   }
 }
 
-void OutputFile::commit() {
+void OutputFile::sync() {
   if (::fsync(fd_) != 0) fail(errno);
+}
+
+void OutputFile::commit() {
+  sync();
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
   const int fd = fd_;
   fd_ = -1;  // from here on there is no temporary file to remove

@@ -15,7 +15,13 @@ namespace turboquant {
 /// file and leaves what the final name held.
 class OutputFile {
  public:
-  explicit OutputFile(std::filesystem::path path);
+  enum class Kind {
+    fresh,
+    resumable,  // the temporary file is path + ".partial"; it outlives this object and the process, and its bytes, or
+                // those of a committed file, are there again when the same path is opened so again
+  };
+
+  explicit OutputFile(std::filesystem::path path, Kind kind = Kind::fresh);
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
@@ -24,6 +30,8 @@ class OutputFile {
   void reserve(uint64_t bytes);
   /// Writes at a position. Safe to call from several threads.
   void write_at(uint64_t offset, const void* data, size_t bytes);
+  /// What was written so far, to the disk.
+  void sync();
   /// To the disk (fsync), then to the final name (replacing what it held).
   void commit();
   const std::filesystem::path& path() const { return path_; }
@@ -33,6 +41,7 @@ class OutputFile {
 
   std::filesystem::path path_;
   std::filesystem::path temporary_;
+  Kind kind_;
   int fd_ = -1;
 };
 

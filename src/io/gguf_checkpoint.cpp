@@ -84,6 +84,7 @@ class GgufCheckpoint final : public Checkpoint {
     return std::nullopt;
   }
   uint64_t size_on_disk() const override { return file_.size(); }
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override { return {file_.mapping()}; }
 
  private:
   struct Source {

@@ -24,11 +24,15 @@ bool is_left_out(std::string_view name) {
                      [&](std::string_view prefix) { return name.starts_with(prefix); });
 }
 
-std::string renamed(const std::string& name) {
+}  // namespace
+
+std::string language_model_name(const std::string& name) {
   for (const Renaming& rule : kRenamings)
     if (name.starts_with(rule.from)) return std::string(rule.to) + name.substr(rule.from.size());
   return name;
 }
+
+namespace {
 
 class LanguageModelCheckpoint final : public Checkpoint {
  public:
@@ -37,7 +41,7 @@ class LanguageModelCheckpoint final : public Checkpoint {
     config_ = whole_->config();
     std::map<std::string_view, int64_t> left_out;
     for (const TensorInfo& info : whole_->tensors()) {
-      const std::string name = renamed(info.name);
+      const std::string name = language_model_name(info.name);
       if (is_left_out(name)) {
         for (const std::string_view prefix : kLeftOut)
           if (name.starts_with(prefix)) ++left_out[prefix];
@@ -70,6 +74,7 @@ class LanguageModelCheckpoint final : public Checkpoint {
   }
   std::optional<std::string> file(std::string_view name) const override { return whole_->file(name); }
   uint64_t size_on_disk() const override { return whole_->size_on_disk(); }
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override { return whole_->mapped_files(); }
 
  private:
   std::unique_ptr<Checkpoint> whole_;
@@ -81,7 +86,7 @@ class LanguageModelCheckpoint final : public Checkpoint {
 std::unique_ptr<Checkpoint> language_model_of(std::unique_ptr<Checkpoint> checkpoint) {
   const auto& tensors = checkpoint->tensors();
   const bool more = std::any_of(tensors.begin(), tensors.end(), [](const TensorInfo& info) {
-    return is_left_out(info.name) || renamed(info.name) != info.name;
+    return is_left_out(info.name) || language_model_name(info.name) != info.name;
   });
   if (!more) return checkpoint;
   return std::make_unique<LanguageModelCheckpoint>(std::move(checkpoint));

@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -49,6 +51,48 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), static_cast<size_t>(size_));
+}
+
+void MappedFile::release_pages() const {
+  // A hint: where it fails the pages only stay longer.
+  ::madvise(const_cast<std::byte*>(data_), static_cast<size_t>(size_), MADV_DONTNEED);
+}
+
+void MappedFile::lock() const {
+#ifdef MLOCK_ONFAULT
+  const int failed = ::mlock2(data_, static_cast<size_t>(size_), MLOCK_ONFAULT);  // preload() reads, and shows progress
+#else
+  const int failed = ::mlock(data_, static_cast<size_t>(size_));
+#endif
+  if (failed == 0) return;
+  const int error = errno;
+  const auto megabytes = [](uint64_t bytes) { return std::to_string((bytes + 999'999) / 1'000'000) + " MB"; };
+  struct rlimit limit {};
+  std::string allowed;
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+    allowed = "; this process may lock " + megabytes(limit.rlim_cur) + " in all";
+  throw Error(path_.string() + ": its " + megabytes(size_) + " cannot be locked in memory: " + std::strerror(error) +
+              allowed + "; raise the limit (ulimit -l unlimited), or use --preload, which does not lock");
+}
+
+void MappedFile::preload(uint64_t begin, uint64_t end) const {
+  constexpr uint64_t kPage = 4096;  // the smallest there are: reading a byte of each is enough
+  end = std::min(end, size_);
+  if (begin >= end) return;
+  const uint64_t first = begin / kPage * kPage;
+  ::madvise(const_cast<std::byte*>(data_) + first, static_cast<size_t>(end - first), MADV_WILLNEED);
+  for (uint64_t at = begin; at < end; at += kPage)
+    static_cast<void>(*static_cast<const volatile std::byte*>(data_ + at));
+}
+
+void MappedFile::drop_pages() const {
+  release_pages();
+#ifdef POSIX_FADV_DONTNEED
+  if (const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC); fd >= 0) {
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(fd);
+  }
+#endif
 }
 
 Tensor tensor_in_file(const std::shared_ptr<const MappedFile>& file, uint64_t offset, DType dtype, Shape shape) {

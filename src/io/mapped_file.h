@@ -27,6 +27,17 @@ class MappedFile {
   uint64_t size() const { return size_; }
   std::span<const std::byte> bytes() const { return {data_, static_cast<size_t>(size_)}; }
   const std::filesystem::path& path() const { return path_; }
+  /// Takes the pages that were read out of this process's memory. Views stay valid: what is read again comes from the
+  /// file, or from the system's cache of it.
+  void release_pages() const;
+
+  /// Keeps in memory what has been read of the file or will be, as long as it is mapped. Error: the process may not
+  /// lock so much.
+  void lock() const;
+  /// Reads bytes [begin, end) into memory.
+  void preload(uint64_t begin, uint64_t end) const;
+  /// Gives all pages back to the system, which must read them again at the next use; for tests of that.
+  void drop_pages() const;
 
  private:
   std::filesystem::path path_;

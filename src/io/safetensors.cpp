@@ -274,6 +274,17 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(Mapp
   }
 }
 
+std::vector<TensorInfo> safetensors_header_tensors(std::string_view header, const std::string& where) {
+  std::vector<HeaderEntry> entries;
+  std::map<std::string, std::string> metadata;
+  HeaderHandler handler(where, entries, metadata);
+  nlohmann::json::sax_parse(header.begin(), header.end(), &handler);
+  std::vector<TensorInfo> tensors;
+  for (HeaderEntry& entry : entries)
+    if (!entry.info.name.starts_with(kPaddingPrefix)) tensors.push_back(std::move(entry.info));
+  return tensors;
+}
+
 Tensor SafetensorsFile::tensor(std::string_view name) const {
   const TensorInfo* info = find(name);
   if (info == nullptr) throw Error(path().string() + ": no tensor " + quote(name));

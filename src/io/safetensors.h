@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ class SafetensorsFile {
   Tensor tensor(std::string_view name) const;
   /// Bytes of the file.
   uint64_t size() const { return file_->size(); }
+  const std::shared_ptr<const MappedFile>& mapping() const { return file_; }
 
  private:
   std::shared_ptr<const MappedFile> file_;
@@ -42,6 +44,9 @@ class SafetensorsFile {
   std::vector<uint64_t> offsets_;  // of tensors_[i], from the start of the file
   std::map<std::string, std::string> metadata_;
 };
+
+/// Tensors of a header's JSON text, in any order, fillers left out; checked like a file's, but for their places.
+std::vector<TensorInfo> safetensors_header_tensors(std::string_view header, const std::string& where);
 
 /// Names that begin so belong to the writer: U8 tensors of zeros that fill the gap to the next multiple of 64 bytes,
 /// which the format does not allow to leave open.
@@ -64,7 +69,12 @@ class SafetensorsWriter {
   /// permission.
   SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
                     const std::map<std::string, std::string>& metadata = {}, uint64_t shard_bytes = kShardBytes);
-  /// Removes everything that it wrote unless finish() succeeded.
+  /// The same where it may be interrupted and go on: everything that it wrote stays in the folder, and `written` names
+  /// the tensors that an earlier writer of the same plan has added and synced there.
+  SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
+                    const std::map<std::string, std::string>& metadata, const std::set<std::string>& written,
+                    uint64_t shard_bytes = kShardBytes);
+  /// Removes everything that it wrote unless finish() succeeded, or it may go on.
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
@@ -72,11 +82,13 @@ class SafetensorsWriter {
   /// Writes a planned tensor. Throws Error if it is not in the plan, was added before, or its type or shape is not the
   /// planned one. Safe to call from several threads.
   void add(std::string_view name, const Tensor& tensor);
+  /// What was added so far, to the disk.
+  void sync();
   /// Error if a planned tensor is missing. Gives the shards their names: model.safetensors if there is one, else
   /// model-00001-of-0000N.safetensors; always writes model.safetensors.index.json (metadata.total_size,
   /// metadata.total_parameters, weight_map sorted; fillers are in neither), and syncs the folder.
   void finish(uint64_t total_parameters);
-  /// Bytes of the tensors added so far.
+  /// Bytes of the tensors added so far, by an earlier writer too.
   uint64_t bytes() const;
 
  private:

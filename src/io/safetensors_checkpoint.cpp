@@ -13,8 +13,6 @@ namespace turboquant {
 namespace {
 
 constexpr const char* kConfig = "config.json";
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndex = "model.safetensors.index.json";
 
 // Names from an index must not lead out of the folder.
 bool is_plain_file_name(std::string_view name) {
@@ -33,14 +31,15 @@ class SafetensorsCheckpoint : public Checkpoint {
     path_ = folder;
     read_config();
     // The order in which Hugging Face's transformers looks: an index beside a single file only repeats its names.
-    if (is_there(folder / kSingleFile)) {
-      shards_.emplace_back(folder / kSingleFile);
+    if (is_there(folder / kSafetensorsFile)) {
+      shards_.emplace_back(folder / kSafetensorsFile);
       tensors_ = shards_.front().tensors();
       shard_of_.assign(tensors_.size(), 0);
-    } else if (is_there(folder / kIndex)) {
-      open_shards(read_weight_map());
+    } else if (is_there(folder / kSafetensorsIndex)) {
+      open_shards(read_weight_map(folder / kSafetensorsIndex));
     } else {
-      throw Error(folder.string() + ": holds neither " + kSingleFile + " nor " + kIndex + other_weights());
+      throw Error(folder.string() + ": holds neither " + kSafetensorsFile + " nor " + kSafetensorsIndex +
+                  other_weights());
     }
   }
 
@@ -59,6 +58,12 @@ class SafetensorsCheckpoint : public Checkpoint {
     uint64_t bytes = 0;
     for (const SafetensorsFile& shard : shards_) bytes += shard.size();
     return bytes;
+  }
+
+  std::vector<std::shared_ptr<const MappedFile>> mapped_files() const override {
+    std::vector<std::shared_ptr<const MappedFile>> files;
+    for (const SafetensorsFile& shard : shards_) files.push_back(shard.mapping());
+    return files;
   }
 
  private:
@@ -89,28 +94,6 @@ class SafetensorsCheckpoint : public Checkpoint {
     return first;
   }
 
-  // Tensor name to shard, sorted by name.
-  std::map<std::string, std::string> read_weight_map() const {
-    const auto path = path_ / kIndex;
-    const nlohmann::json index = read_json(path);
-    const auto weight_map = index.is_object() ? index.find("weight_map") : index.end();
-    if (weight_map == index.end() || !weight_map->is_object())
-      throw Error(path.string() + ": has no weight_map object; the file is damaged");
-    std::map<std::string, std::string> result;
-    for (const auto& [name, shard] : weight_map->items()) {
-      if (name.starts_with(kPaddingPrefix)) continue;
-      if (!shard.is_string())
-        throw Error(path.string() + ": weight_map of tensor " + quote(name) + ": expected a file name, got " +
-                    shard.type_name());
-      const auto& file = shard.get_ref<const std::string&>();
-      if (!is_plain_file_name(file))
-        throw Error(path.string() + ": weight_map of tensor " + quote(name) + ": " + quote(file) +
-                    " is not the name of a file in this folder");
-      result.emplace(name, file);
-    }
-    return result;
-  }
-
   void open_shards(const std::map<std::string, std::string>& weight_map) {
     std::map<std::string, size_t> tensors_in;
     for (const auto& [name, shard] : weight_map) ++tensors_in[shard];
@@ -118,7 +101,7 @@ class SafetensorsCheckpoint : public Checkpoint {
     for (const auto& [shard, count] : tensors_in) {
       const auto path = path_ / shard;
       if (!is_there(path))
-        throw Error(path.string() + ": missing; " + kIndex + " places " + std::to_string(count) +
+        throw Error(path.string() + ": missing; " + kSafetensorsIndex + " places " + std::to_string(count) +
                     " tensors there; download it again");
       shard_index.emplace(shard, shards_.size());
       shards_.emplace_back(path);
@@ -127,7 +110,7 @@ class SafetensorsCheckpoint : public Checkpoint {
       const size_t index = shard_index.at(shard);
       const TensorInfo* info = shards_[index].find(name);
       if (info == nullptr)
-        throw Error((path_ / shard).string() + ": tensor " + quote(name) + " is missing, but " + kIndex +
+        throw Error((path_ / shard).string() + ": tensor " + quote(name) + " is missing, but " + kSafetensorsIndex +
                     " places it there; the files are from different versions of the model");
       tensors_.push_back(*info);
       shard_of_.push_back(index);
@@ -139,6 +122,28 @@ class SafetensorsCheckpoint : public Checkpoint {
 };
 
 }  // namespace
+
+std::map<std::string, std::string> weight_map(const nlohmann::json& index, const std::string& where) {
+  const auto weight_map = index.is_object() ? index.find("weight_map") : index.end();
+  if (weight_map == index.end() || !weight_map->is_object())
+    throw Error(where + ": has no weight_map object; the file is damaged");
+  std::map<std::string, std::string> result;
+  for (const auto& [name, shard] : weight_map->items()) {
+    if (name.starts_with(kPaddingPrefix)) continue;
+    if (!shard.is_string())
+      throw Error(where + ": weight_map of tensor " + quote(name) + ": expected a file name, got " + shard.type_name());
+    const auto& file = shard.get_ref<const std::string&>();
+    if (!is_plain_file_name(file))
+      throw Error(where + ": weight_map of tensor " + quote(name) + ": " + quote(file) +
+                  " is not the name of a file in this folder");
+    result.emplace(name, file);
+  }
+  return result;
+}
+
+std::map<std::string, std::string> read_weight_map(const std::filesystem::path& path) {
+  return weight_map(read_json(path), path.string());
+}
 
 std::unique_ptr<Checkpoint> open_safetensors_checkpoint(const std::filesystem::path& folder) {
   return std::make_unique<SafetensorsCheckpoint>(folder);

@@ -126,11 +126,12 @@ struct SafetensorsWriter::State {
   };
 
   State(std::filesystem::path target, std::vector<TensorInfo> plan, const std::map<std::string, std::string>& metadata,
-        uint64_t shard_bytes);
+        uint64_t shard_bytes, OutputFile::Kind kind);
   ~State();
   Entry& entry(std::string_view name);
 
   std::filesystem::path folder;
+  OutputFile::Kind kind;
   std::unordered_map<std::string, Entry> entries;
   std::vector<std::unique_ptr<OutputFile>> shards;
   std::vector<std::filesystem::path> final_files;  // that finish() has already put in place
@@ -140,8 +141,9 @@ struct SafetensorsWriter::State {
 };
 
 SafetensorsWriter::State::State(std::filesystem::path target, std::vector<TensorInfo> plan,
-                                const std::map<std::string, std::string>& metadata, uint64_t shard_bytes)
-    : folder(std::move(target)) {
+                                const std::map<std::string, std::string>& metadata, uint64_t shard_bytes,
+                                OutputFile::Kind file_kind)
+    : folder(std::move(target)), kind(file_kind) {
   std::vector<std::vector<TensorInfo>> contents(1);
   uint64_t used = 0;
   for (TensorInfo& info : plan) {
@@ -158,7 +160,7 @@ SafetensorsWriter::State::State(std::filesystem::path target, std::vector<Tensor
   for (size_t i = 0; i < contents.size(); ++i) {
     const auto path = folder / shard_name(i, contents.size());
     const Layout layout = lay_out(contents[i], metadata, path.string());
-    auto& file = *shards.emplace_back(std::make_unique<OutputFile>(path));
+    auto& file = *shards.emplace_back(std::make_unique<OutputFile>(path, kind));
     file.reserve(layout.file_bytes);  // fillers are the zeros that this leaves
     file.write_at(0, layout.header.data(), layout.header.size());
     for (size_t t = 0; t < contents[i].size(); ++t) {
@@ -170,7 +172,7 @@ SafetensorsWriter::State::State(std::filesystem::path target, std::vector<Tensor
 }
 
 SafetensorsWriter::State::~State() {
-  if (finished) return;
+  if (finished || kind == OutputFile::Kind::resumable) return;
   std::error_code ignored;
   for (const auto& path : final_files) std::filesystem::remove(path, ignored);
 }
@@ -183,7 +185,20 @@ SafetensorsWriter::State::Entry& SafetensorsWriter::State::entry(std::string_vie
 
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
                                      const std::map<std::string, std::string>& metadata, uint64_t shard_bytes)
-    : state_(std::make_unique<State>(std::move(folder), std::move(plan), metadata, shard_bytes)) {}
+    : state_(std::make_unique<State>(std::move(folder), std::move(plan), metadata, shard_bytes,
+                                     OutputFile::Kind::fresh)) {}
+
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
+                                     const std::map<std::string, std::string>& metadata,
+                                     const std::set<std::string>& written, uint64_t shard_bytes)
+    : state_(std::make_unique<State>(std::move(folder), std::move(plan), metadata, shard_bytes,
+                                     OutputFile::Kind::resumable)) {
+  for (const std::string& name : written) {
+    State::Entry& entry = state_->entry(name);
+    entry.progress = State::Progress::written;
+    state_->bytes += entry.info.bytes();
+  }
+}
 
 SafetensorsWriter::~SafetensorsWriter() = default;
 
@@ -211,6 +226,10 @@ void SafetensorsWriter::add(std::string_view name, const Tensor& tensor) {
   }
   advance(State::Progress::writing, State::Progress::written);
   state_->bytes += tensor.bytes();
+}
+
+void SafetensorsWriter::sync() {
+  for (const auto& shard : state_->shards) shard->sync();
 }
 
 void SafetensorsWriter::finish(uint64_t total_parameters) {

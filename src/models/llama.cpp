@@ -37,7 +37,7 @@ LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, c
       rope_(checkpoint.config(), checkpoint.path().string(), info_.attention.head_dim),
       eps_(static_cast<float>(config_positive(checkpoint.config(), checkpoint.path().string(), "rms_norm_eps", 1e-6))) {
   const std::string where = checkpoint.path().string();
-  Loader loader(checkpoint);
+  Loader loader(checkpoint, options.qjl);
   embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
   for (int64_t i = 0; i < info_.n_layers; ++i) {
     const std::string path = "model.layers." + std::to_string(i);
@@ -78,6 +78,15 @@ Tensor LlamaModel::forward(std::span<const SequenceTokens> parts) {
   if (batch.wanted.size() != batch.tokens.size()) x = ops_->gather_rows(x, batch.wanted);
   if (batch.wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
   return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
+}
+
+std::vector<LayerMemory> LlamaModel::layer_memory() const {
+  std::vector<LayerMemory> memory;
+  for (const Layer& layer : layers_) {
+    const AttentionShape& shape = layer.attention.shape;
+    memory.push_back({.n_kv_heads = shape.n_kv_heads, .head_dim = shape.head_dim, .window = shape.window});
+  }
+  return memory;
 }
 
 }  // namespace turboquant

@@ -16,11 +16,9 @@ class LlamaModel final : public Model {
   LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options);
 
   Tensor forward(std::span<const SequenceTokens> batch) override;
+  std::vector<LayerMemory> layer_memory() const override;
 
  private:
-  int64_t window(int64_t layer) const override { return layers_[static_cast<size_t>(layer)].attention.shape.window; }
-  LayerKind layer_kind(int64_t layer) const override { return window(layer) > 0 ? LayerKind::window : LayerKind::full; }
-
   struct Layer {
     Tensor input_norm;              // model.layers.N.input_layernorm.weight
     Attention attention;            // model.layers.N.self_attn

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "cache/cache.h"
+#include "cache/layer_memory.h"
 #include "io/checkpoint.h"
 #include "ops/ops.h"
 
@@ -30,10 +29,8 @@ struct ModelInfo {
 
 struct ModelOptions {
   bool exact = false;  // fp32 activations instead of int8
-  // Of make_cache():
-  DType cache_dtype = DType::f16;
-  std::optional<KvBits> kv_bits = std::nullopt;  // compresses layers of full attention
-  int64_t kv_keep_layers = 0;  // but not so many first and so many last of those that keep keys and values
+  CacheOptions cache;  // of make_cache()
+  bool qjl = true;     // with the QJL residuals of the original's files
 };
 
 class Model {
@@ -48,25 +45,16 @@ class Model {
 
   const ModelInfo& info() const { return info_; }
   Ops& ops() { return *ops_; }
-  Cache make_cache() const { return make_cache(options_); }
+  /// What make_cache() keeps, layer by layer.
+  virtual std::vector<LayerMemory> layer_memory() const = 0;
+  Cache make_cache() const { return make_cache(options_.cache); }
   /// As other options would make it. Error: heads that cannot be compressed.
-  Cache make_cache(const ModelOptions& options) const;
+  Cache make_cache(const CacheOptions& options) const { return turboquant::make_cache(layer_memory(), options); }
   /// Fills the keys and values of an empty cache with random ones, as if so many tokens had been read: to measure the
   /// speed at a depth without reading a text. States of linear layers stay as they are.
   void fill_randomly(Cache& cache, int64_t tokens);
-  /// Bytes of make_cache() after that many tokens.
-  size_t cache_bytes(int64_t tokens) const;
 
  protected:
-  enum class LayerKind { full, window, linear };
-  /// The kind of a layer's attention; the shape in info() is that of all but its window.
-  virtual LayerKind layer_kind(int64_t /*layer*/) const { return LayerKind::full; }
-  virtual int64_t window(int64_t /*layer*/) const { return 0; }
-  /// Bytes of the state of a linear layer.
-  virtual size_t state_bytes() const { return 0; }
-  /// Which layers are compressed.
-  std::vector<bool> compressed_layers(const ModelOptions& options) const;
-
   Model(ModelInfo info, std::shared_ptr<Ops> ops, ModelOptions options)
       : info_(std::move(info)), ops_(std::move(ops)), options_(options) {}
 

@@ -41,7 +41,7 @@ Qwen35Model::Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops,
   delta_ = delta_shape(config, where);
   taps_ = config_integer(config, where, "linear_conv_kernel_dim", 2);
   const float offset = norm_offset(checkpoint);
-  Loader loader(checkpoint);
+  Loader loader(checkpoint, options.qjl);
   embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
   for (int64_t i = 0; i < info_.n_layers; ++i) {
     const std::string path = "model.layers." + std::to_string(i);
@@ -85,13 +85,15 @@ Tensor Qwen35Model::forward(std::span<const SequenceTokens> sequences) {
   return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
 }
 
-Model::LayerKind Qwen35Model::layer_kind(int64_t layer) const {
-  return layers_[static_cast<size_t>(layer)].linear ? LayerKind::linear : LayerKind::full;
-}
-
-size_t Qwen35Model::state_bytes() const {
-  const int64_t floats = delta_.values() * delta_.key_dim + (taps_ - 1) * delta_.channels();
-  return static_cast<size_t>(floats) * item_size(DType::f32);
+std::vector<LayerMemory> Qwen35Model::layer_memory() const {
+  std::vector<LayerMemory> memory;
+  for (const Layer& layer : layers_)
+    if (layer.linear)
+      memory.push_back(
+          {.state_floats = delta_.n_value_heads * delta_.state_floats() + (taps_ - 1) * delta_.channels()});
+    else
+      memory.push_back({.n_kv_heads = info_.attention.n_kv_heads, .head_dim = info_.attention.head_dim});
+  return memory;
 }
 
 }  // namespace turboquant

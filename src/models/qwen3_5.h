@@ -19,11 +19,9 @@ class Qwen35Model final : public Model {
   Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options);
 
   Tensor forward(std::span<const SequenceTokens> batch) override;
+  std::vector<LayerMemory> layer_memory() const override;
 
  private:
-  LayerKind layer_kind(int64_t layer) const override;
-  size_t state_bytes() const override;
-
   struct Layer {
     Tensor input_norm;                        // model.layers.N.input_layernorm.weight
     std::optional<GatedDelta> linear;         // model.layers.N.linear_attn

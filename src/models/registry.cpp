@@ -84,6 +84,9 @@ ModelInfo model_info(const nlohmann::json& whole_config, const std::string& wher
   if (attention.head_dim < 16 || attention.head_dim % 16 != 0)
     throw Error(where + ": config.json: 'head_dim' is " + std::to_string(attention.head_dim) +
                 "; attention needs a multiple of 16");
+  constexpr int64_t kWidest = int64_t{1} << 20;  // far above any model; bytes of caches are counted in 64 bits
+  if (attention.n_kv_heads > kWidest / attention.head_dim)
+    throw Error(where + ": config.json: 'num_key_value_heads' times 'head_dim' is larger than any model's");
   attention.scale = 1.0F / std::sqrt(static_cast<float>(attention.head_dim));
   for (int64_t i = 0; i < info.n_layers; ++i)
     if (!is_linear_attention(config, where, i)) ++info.attention_layers;
@@ -98,64 +101,21 @@ std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<
   return row_of(checkpoint.config(), checkpoint.path().string()).make(checkpoint, std::move(ops), options);
 }
 
-std::vector<bool> Model::compressed_layers(const ModelOptions& options) const {
-  std::vector<bool> compressed(static_cast<size_t>(info_.n_layers), false);
-  if (!options.kv_bits) return compressed;
-  int64_t seen = 0;  // layers that keep keys and values
-  for (int64_t i = 0; i < info_.n_layers; ++i) {
-    const LayerKind kind = layer_kind(i);
-    if (kind == LayerKind::linear) continue;
-    compressed[static_cast<size_t>(i)] = kind == LayerKind::full && seen >= options.kv_keep_layers &&
-                                         seen < info_.attention_layers - options.kv_keep_layers;
-    ++seen;
-  }
-  return compressed;
-}
-
-Cache Model::make_cache(const ModelOptions& options) const {
-  const std::vector<bool> compressed = compressed_layers(options);
-  Cache cache;
-  for (int64_t i = 0; i < info_.n_layers; ++i) {
-    if (layer_kind(i) == LayerKind::linear)
-      cache.layers.push_back(make_recurrent_cache());
-    else if (compressed[static_cast<size_t>(i)])
-      cache.layers.push_back(make_compressed_cache(*options.kv_bits, info_.attention.head_dim));
-    else
-      cache.layers.push_back(make_full_cache(options.cache_dtype));
-  }
-  return cache;
-}
-
 void Model::fill_randomly(Cache& cache, int64_t tokens) {
   constexpr int64_t kChunk = 256;
   const int64_t width = info_.attention.n_kv_heads * info_.attention.head_dim;
   const Tensor x = from_float(random_normal(1, kChunk * width).data(), {kChunk, width}, DType::f32);
   const Tensor none = Tensor::zeros(DType::f32, {0, info_.attention.n_heads * info_.attention.head_dim});
-  for (int64_t i = 0; i < info_.n_layers; ++i) {
-    if (layer_kind(i) == LayerKind::linear) continue;
+  const std::vector<LayerMemory> layers = layer_memory();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i].n_kv_heads == 0) continue;
     AttentionShape shape = info_.attention;
-    shape.window = window(i);
+    shape.window = layers[i].window;
     for (int64_t t = 0; t < tokens; t += kChunk) {
       const Tensor chunk = x.rows(0, std::min(kChunk, tokens - t));
-      cache.layers[static_cast<size_t>(i)]->attend(*ops_, none, chunk, chunk, shape, none);
+      cache.layers[i]->attend(*ops_, none, chunk, chunk, shape, none);
     }
   }
-}
-
-size_t Model::cache_bytes(int64_t tokens) const {
-  const std::vector<bool> compressed = compressed_layers(options_);
-  size_t bytes = 0;
-  for (int64_t i = 0; i < info_.n_layers; ++i) {
-    AttentionShape shape = info_.attention;
-    shape.window = window(i);
-    if (layer_kind(i) == LayerKind::linear)
-      bytes += state_bytes();
-    else if (compressed[static_cast<size_t>(i)])
-      bytes += compressed_cache_bytes(*ops_, shape, *options_.kv_bits, tokens);
-    else
-      bytes += full_cache_bytes(*ops_, shape, options_.cache_dtype, tokens);
-  }
-  return bytes;
 }
 
 }  // namespace turboquant

@@ -3,17 +3,18 @@
 #include <array>
 
 #include "io/config.h"
+#include "io/mlx_quantization.h"
 #include "quant/tile.h"
 
 namespace turboquant {
 namespace {
 
-constexpr std::array kParts = {".scales", ".biases", ".codebook"};  // beside MODULE.weight
+constexpr std::array kParts = {".scales", ".biases", ".codebook", ".qjl_packed", ".qjl_norms"};  // beside MODULE.weight
 
 bool is_part(const std::string& tensor) {
   for (const char* part : kParts)
     if (tensor.ends_with(part)) return true;
-  return tensor.ends_with(".signs");
+  return tensor.ends_with(".signs") || tensor.ends_with(".qjl_signs");
 }
 
 /// How a matrix is stored, and how many weights it stands for.
@@ -27,13 +28,14 @@ std::pair<std::string, uint64_t> describe_matrix(const Checkpoint& checkpoint, c
                 static_cast<uint64_t>(scales->shape[0] * tensor.shape[1] * kGroup)};
   if (scales != nullptr && tensor.dtype == DType::u32) {
     const std::string where = checkpoint.path().string();
+    if (const auto mlx = MlxQuantization::of(checkpoint.config(), where)) {
+      const MlxLayout& layout = mlx->layout(expert_stack(module));
+      return {layout.name(), static_cast<uint64_t>(scales->shape.elements() * layout.group_size)};
+    }
     const int64_t group =
         config_integer_or(config_object(checkpoint.config(), where, "quantization"), where, "group_size", 64);
-    return {(checkpoint.find(module + ".codebook") != nullptr ||
-             checkpoint.find(expert_stack(module) + ".codebook") != nullptr)
-                ? "TurboQuant (original)"
-                : "affine",
-            static_cast<uint64_t>(scales->shape.elements() * group)};
+    const char* qjl = checkpoint.find(module + ".qjl_packed") != nullptr ? " + QJL" : "";
+    return {std::string("TurboQuant (original)") + qjl, static_cast<uint64_t>(scales->shape.elements() * group)};
   }
   return {std::string(name(tensor.dtype)), static_cast<uint64_t>(tensor.shape.elements())};
 }
@@ -52,7 +54,10 @@ Summary summarize(const Checkpoint& checkpoint) {
     summary.all.bytes += tensor.bytes();
     const Role role = role_of(tensor.name);
     if (role == Role::other) {
-      if (!is_part(tensor.name)) summary.all.weights += static_cast<uint64_t>(tensor.shape.elements());
+      if (is_part(tensor.name)) continue;
+      const std::string module(module_of(tensor.name));  // MLX compresses routers as well
+      summary.all.weights += module.empty() ? static_cast<uint64_t>(tensor.shape.elements())
+                                            : describe_matrix(checkpoint, tensor, module).second;
       continue;
     }
     const std::string module(module_of(tensor.name));
@@ -62,6 +67,7 @@ Summary summarize(const Checkpoint& checkpoint) {
       if (const TensorInfo* extra = checkpoint.find(module + part)) bytes += extra->bytes();
     add(summary.matrices[{role, storage}], weights, bytes);
     if (role == Role::linear) add(summary.linear, weights, bytes);
+    if (role == Role::linear && expert_number(module) >= 0) add(summary.experts, weights, bytes);
     summary.all.tensors += 1;
     summary.all.weights += weights;
   }

@@ -21,9 +21,10 @@ struct Share {
 
 struct Summary {
   std::map<std::pair<Role, std::string>, Share>
-      matrices;  // by role and storage: "TCQ16 3 bits", "int8 rows", "F16", ...
-  Share linear;  // of all linear layers, without the signs that they share
-  Share all;     // everything in the file; tensors counts matrices
+      matrices;   // by role and storage: "TCQ16 3 bits", "int8 rows", "F16", ...
+  Share linear;   // of all linear layers, without the signs that they share
+  Share experts;  // of them, those of routed experts
+  Share all;      // everything in the file; tensors counts matrices
 };
 
 Summary summarize(const Checkpoint& checkpoint);

@@ -3,8 +3,10 @@
 #include <cmath>
 
 #include "core/half.h"
+#include "core/mxfp4.h"
 #include "io/config.h"
 #include "nn/roles.h"
+#include "quant/qjl.h"
 #include "quant/rotation.h"
 #include "quant/tile.h"
 
@@ -44,7 +46,7 @@ Tensor Loader::read(const std::string& tensor, DType dtype, const Shape& shape) 
 }
 
 Tensor Loader::vector(const std::string& tensor, int64_t length) {
-  const TensorInfo* info = checkpoint_.find(tensor);
+  const TensorInfo* info = checkpoint_.expect(tensor, {length});
   if (info == nullptr) fail(tensor, "missing");
   if (!is_float(info->dtype)) fail(tensor, "expected F32, F16 or BF16, got " + std::string(name(info->dtype)));
   return to_float(read(tensor, info->dtype, {length}));
@@ -58,7 +60,7 @@ Tensor Loader::norm(const std::string& tensor, int64_t length, float offset) {
 }
 
 Tensor Loader::depthwise(const std::string& tensor, int64_t channels, int64_t taps) {
-  const TensorInfo* info = checkpoint_.find(tensor);
+  const TensorInfo* info = checkpoint_.expect(tensor, {channels, 1, taps});
   if (info == nullptr) fail(tensor, "missing");
   if (!is_float(info->dtype)) fail(tensor, "expected F32, F16 or BF16, got " + std::string(name(info->dtype)));
   const bool taps_last = info->shape.rank() == 3 && info->shape.back() == taps;
@@ -72,7 +74,7 @@ Tensor Loader::depthwise(const std::string& tensor, int64_t channels, int64_t ta
 
 Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols) {
   Linear layer;
-  const TensorInfo* info = checkpoint_.find(module + ".weight");
+  const TensorInfo* info = checkpoint_.expect(module + ".weight", {rows, cols});
   if (info == nullptr) fail(module + ".weight", "missing");
   if (info->dtype == DType::u8) {
     layer.weight = tiled(module, rows, cols);
@@ -110,14 +112,18 @@ Weight Loader::tiled(const std::string& module, int64_t rows, int64_t cols) {
     if (info->shape.rank() == 3 && info->shape.back() == block_bytes(bits)) weight.bits = bits;
   if (weight.bits == 0) fail(module + ".weight", to_string(info->shape) + " is no block layout of 2, 3, 4 or 8 bits");
   weight.data = read(module + ".weight", DType::u8, {tile_count(rows), cols / kGroup, block_bytes(weight.bits)});
-  weight.scales = read(module + ".scales", DType::f16, {rows});
-  for (int64_t r = 0; r < rows; ++r)
-    if (!std::isfinite(half_to_float(weight.scales.data<uint16_t>()[r])))
-      fail(module + ".scales", "contains NaN or Inf");
+  weight.scales = finite_halves(module + ".scales", rows);
   return weight;
 }
 
-// The original's files (with a codebook) and MLX's affine ones (with biases).
+Tensor Loader::finite_halves(const std::string& tensor, int64_t length) {
+  Tensor values = read(tensor, DType::f16, {length});
+  for (int64_t i = 0; i < length; ++i)
+    if (!std::isfinite(half_to_float(values.data<uint16_t>()[i]))) fail(tensor, "contains NaN or Inf");
+  return values;
+}
+
+// The original's files (with a codebook), and MLX's: affine (with biases) and MXFP4 (with scales of a byte).
 Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   const TensorInfo* info = checkpoint_.find(module + ".weight");
   const TensorInfo* scales = checkpoint_.find(module + ".scales");
@@ -126,8 +132,6 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
   if (info->shape.rank() != 2 || scales->shape.rank() != 2 || scales->shape.back() < 1 ||
       cols % scales->shape.back() != 0)
     fail(module + ".scales", to_string(scales->shape) + " does not divide rows of " + std::to_string(cols));
-  if (has(module + ".qjl_packed"))
-    fail(module + ".qjl_packed", "QJL residuals are not supported; convert the source model again without --use-qjl");
   Weight weight;
   weight.rows = rows;
   weight.cols = cols;
@@ -141,16 +145,35 @@ Weight Loader::packed(const std::string& module, int64_t rows, int64_t cols) {
     weight.data = read(module + ".weight", DType::u32, {rows, (cols + per_word - 1) / per_word});
     weight.scales = read(module + ".scales", DType::f16, {rows, scales->shape.back()});
     weight.codebook = read(part(module, ".codebook"), DType::f16, {1 << weight.bits});
+    if (qjl_ && has(module + ".qjl_packed")) weight.qjl = residual(module, rows, cols);
+    return weight;
+  }
+  const int64_t words = info->shape.back();
+  if (scales->dtype == DType::u8) {
+    if (8 * words != cols || weight.group_size != kMxfp4Block)
+      fail(module + ".weight", "a floating-point format of MLX that is not supported; of these, mxfp4 is");
+    weight.kind = Weight::Kind::mxfp4;
+    weight.bits = 4;
+    weight.data = read(module + ".weight", DType::u32, {rows, words});
+    weight.scales = read(module + ".scales", DType::u8, {rows, cols / kMxfp4Block});
     return weight;
   }
   weight.kind = Weight::Kind::affine;
-  weight.bits = static_cast<int>(32 * info->shape.back() / cols);
-  if (weight.bits < 2 || weight.bits > 8)
-    fail(module + ".weight", to_string(info->shape) + " is no affine layout of 2 to 8 bits");
-  weight.data = read(module + ".weight", DType::u32, {rows, cols * weight.bits / 32});
+  weight.bits = static_cast<int>(32 * words / cols);
+  if (weight.bits < 2 || weight.bits > 8 || weight.bits == 7 || 32 * words != cols * weight.bits)
+    fail(module + ".weight", to_string(info->shape) + " is no affine layout of 2, 3, 4, 5, 6 or 8 bits");
+  if (!is_float(scales->dtype)) fail(module + ".scales", std::string(name(scales->dtype)) + " is no type of scales");
+  weight.data = read(module + ".weight", DType::u32, {rows, words});
   weight.scales = read(module + ".scales", scales->dtype, {rows, scales->shape.back()});
   weight.biases = read(module + ".biases", scales->dtype, {rows, scales->shape.back()});
   return weight;
+}
+
+QjlResidual Loader::residual(const std::string& module, int64_t rows, int64_t cols) {
+  const std::string signs = module + ".qjl_signs";
+  if (!has(signs)) fail(signs, "missing");
+  return {read(module + ".qjl_packed", DType::u32, {rows, qjl_words(cols)}), finite_halves(module + ".qjl_norms", rows),
+          rotation(signs, cols)};
 }
 
 Rotation Loader::rotation(const std::string& tensor, int64_t width) {

@@ -47,7 +47,8 @@ std::vector<Tensor> project(Ops& ops, const Tensor& x, std::initializer_list<con
 /// Reads the parts of a model from a checkpoint and checks their shapes: an Error names the tensor and both shapes.
 class Loader {
  public:
-  explicit Loader(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+  /// Without `qjl` the QJL residuals of the original's files are left out.
+  explicit Loader(const Checkpoint& checkpoint, bool qjl = true) : checkpoint_(checkpoint), qjl_(qjl) {}
 
   /// `module`: the tensor's name without ".weight". The bias is taken if there is one.
   Linear linear(const std::string& module, int64_t rows, int64_t cols);
@@ -65,13 +66,17 @@ class Loader {
   Weight dense(const std::string& module, int64_t rows, int64_t cols);
   Weight tiled(const std::string& module, int64_t rows, int64_t cols);
   Weight packed(const std::string& module, int64_t rows, int64_t cols);
+  QjlResidual residual(const std::string& module, int64_t rows, int64_t cols);
   Rotation rotation(const std::string& tensor, int64_t width);
   /// The name of a part of an expert, or of what all experts share where it has none of its own.
   std::string part(const std::string& module, const char* name) const;
   Tensor read(const std::string& tensor, DType dtype, const Shape& shape);
+  /// F16 [length], all finite.
+  Tensor finite_halves(const std::string& tensor, int64_t length);
   [[noreturn]] void fail(const std::string& tensor, const std::string& why) const;
 
   const Checkpoint& checkpoint_;
+  bool qjl_;
   std::map<std::string, Rotation> rotations_;  // one an input
 };
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/memory.h"
+
 namespace turboquant {
 namespace {
 
@@ -51,6 +53,22 @@ Routes route(const Tensor& logits, const MoeShape& shape) {
     routes.tokens[static_cast<size_t>(row)] = static_cast<int32_t>(i / k);
   }
   return routes;
+}
+
+// Starts reading the routed experts from the file while the first of them is computed, if the file is not in memory.
+// Conversion writes the matrices of an expert one behind the other: a call an expert, or fewer.
+void prefetch(const std::vector<Mlp>& experts, const std::vector<Group>& groups) {
+  constexpr size_t kMost = size_t{256} << 20;  // at once: of a long prompt, all experts are routed to
+  static PageWatch watch;
+  if (!watch.see()) return;
+  PageRanges pages;
+  for (const Group& group : groups) {
+    const Mlp& expert = experts[static_cast<size_t>(group.expert)];
+    for (const Linear* layer : {&expert.gate, &expert.up, &expert.down})
+      pages.add(layer->weight.data.data<std::byte>(), layer->weight.data.bytes());
+    if (pages.bytes() > kMost) break;
+  }
+  pages.will_need();
 }
 
 // Products of some tokens of shared inputs, until they are all computed in one region.
@@ -126,6 +144,7 @@ Tensor MoeMlp::forward(Ops& ops, const Tensor& x, bool exact) const {
   const std::vector<Tensor> decisions =
       shared ? project(ops, x, {&router, &shared_gate}, true) : project(ops, x, {&router}, true);
   const Routes routes = route(decisions[0], shape);
+  prefetch(experts, routes.groups);
 
   // Gate and up of all routed experts, and of the shared one.
   const Tensor gate = ops.empty(DType::f32, {rows, shape.intermediate_size}), up = ops.empty(DType::f32, gate.shape());

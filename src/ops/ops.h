@@ -12,6 +12,7 @@
 
 #include "core/tensor.h"
 #include "core/thread_pool.h"
+#include "ops/delta.h"
 #include "quant/kv.h"
 #include "quant/weight.h"
 
@@ -43,7 +44,7 @@ struct AttentionShape {
   int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
   float scale = 0;
   int64_t window = 0;  // a query sees itself and the window - 1 tokens before it; 0: all
-  Tensor sinks;        // F32 [n_heads]: a score of each head that the softmax counts, and that has no value; or empty
+  Tensor sinks = {};   // F32 [n_heads]: a score of each head that the softmax counts, and that has no value; or empty
 };
 
 /// Heads of a layer of linear attention by the gated delta rule. Each key head serves n_value_heads / n_key_heads value
@@ -54,6 +55,9 @@ struct DeltaShape {
   int64_t keys() const { return n_key_heads * key_dim; }
   int64_t values() const { return n_value_heads * value_dim; }
   int64_t channels() const { return 2 * keys() + values(); }  // of a token's query, key and value, in this order
+  /// Of each value head: the memory [key_dim, value_dim] at the start of the current chunk, and of the chunk's tokens
+  /// the keys [key_dim, kDeltaChunk], the changes [kDeltaChunk, value_dim] and the sums of log decays [kDeltaChunk].
+  int64_t state_floats() const { return key_dim * value_dim + kDeltaChunk * (key_dim + value_dim + 1); }
 };
 
 /// What the gated delta rule reads of a token beside query, key and value, and of its layer.
@@ -156,10 +160,13 @@ class Ops {
   /// The gated delta rule (Yang et al. 2024, "Gated Delta Networks") over the tokens of one sequence. For each value
   /// head with its memory S [key_dim, value_dim], and each token with unit vectors q (divided by sqrt(key_dim)) and k:
   ///   S = exp(-rate softplus(a + dt_bias)) S;  S = S + k (sigmoid(b) (v - S^T k))^T;  result = S^T q
-  /// qkv F32 [tokens, channels], q and k of any length. `state` F32 [n_value_heads, key_dim, value_dim] is S before and
-  /// then after the tokens. Writes `out`, F32 [tokens, values].
-  virtual void gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, Tensor state,
-                           Tensor out) = 0;
+  /// qkv F32 [tokens, channels], q and k of any length; `position` is the number of tokens before them. Writes `out`,
+  /// F32 [tokens, values]. `state` F32 [n_value_heads, shape.state_floats()], zeros at position 0.
+  /// Computed by chunks: tokens of one chunk (of positions, not of a call) see S as it was at the chunk's start and one
+  /// another's changes, as products of matrices, and S moves on when the chunk is full. A token's result is the same to
+  /// the last bit however its sequence is cut into calls.
+  virtual void gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, int64_t position,
+                           Tensor state, Tensor out) = 0;
 };
 
 /// The CPU backend on the threads of `pool`.

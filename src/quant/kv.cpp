@@ -64,9 +64,7 @@ KvTable make_search_table(int bits) {
 void check(int bits, int64_t dim) {
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
     throw Error("a compressed KV cache has 2, 3, 4 or 8 bits, not " + std::to_string(bits));
-  if (dim < 16 || dim % 16 != 0 || dim > kKvMaxHeadDim)
-    throw Error("attention heads of " + std::to_string(dim) +
-                " cannot be compressed: head_dim must be a multiple of 16, at most " + std::to_string(kKvMaxHeadDim));
+  check_kv_heads(dim);
 }
 
 // The low bits of 64 bytes, as a word.
@@ -151,14 +149,25 @@ Search search_for(CpuLevel level) {
 
 }  // namespace
 
-std::string name(const KvBits& bits) { return "k" + std::to_string(bits.keys) + "v" + std::to_string(bits.values); }
+std::string to_string(const KvBits& bits) {
+  if (!bits.compressed()) return "fp16";
+  if (bits.keys == bits.values) return std::to_string(bits.keys);
+  return "k" + std::to_string(bits.keys) + "v" + std::to_string(bits.values);
+}
 
 KvBits parse_kv_bits(const std::string& text) {
   const auto known = [](char c) { return c == '2' || c == '3' || c == '4' || c == '8'; };
+  if (text == "fp16" || text == "16") return {};
   if (text.size() == 1 && known(text[0])) return {text[0] - '0', text[0] - '0'};
   if (text.size() == 4 && text[0] == 'k' && known(text[1]) && text[2] == 'v' && known(text[3]))
     return {text[1] - '0', text[3] - '0'};
-  throw UsageError("--kv-bits " + text + ": use 2, 3, 4 or 8, or one for keys and one for values such as k4v3");
+  throw UsageError("--kv-bits " + text + ": use fp16, 2, 3, 4 or 8, or keys and values apart as in k4v3");
+}
+
+void check_kv_heads(int64_t head_dim) {
+  if (!kv_compressible(head_dim))
+    throw Error("attention heads of " + std::to_string(head_dim) +
+                " cannot be compressed: head_dim must be a multiple of 16, at most " + std::to_string(kKvMaxHeadDim));
 }
 
 KvCode make_kv_code(KvBits bits, int64_t head_dim) {

@@ -32,17 +32,25 @@ constexpr int64_t kKvMaxHeadDim = 256;
 
 enum class KvSide { keys, values };
 
-/// Bits of compressed keys and values: 2, 3, 4 or 8 each.
+/// Bits of cached keys and values: 2, 3, 4 or 8 each, or 16 both: fp16, not compressed.
 struct KvBits {
-  int keys = 4, values = 3;
+  int keys = 16, values = 16;
 
+  bool compressed() const { return keys < 16; }
   bool operator==(const KvBits&) const = default;
 };
 
-/// "k4v3".
-std::string name(const KvBits& bits);
-/// From "k4v3", or "3" for both. UsageError for anything else.
+/// "fp16", "3", "k4v3" (keys of 4 bits, values of 3).
+std::string to_string(const KvBits& bits);
+/// From the same, or "16". UsageError for anything else.
 KvBits parse_kv_bits(const std::string& text);
+
+/// Whether heads of that size can be compressed: a multiple of 16, at most kKvMaxHeadDim.
+constexpr bool kv_compressible(int64_t head_dim) {
+  return head_dim >= 16 && head_dim % 16 == 0 && head_dim <= kKvMaxHeadDim;
+}
+/// Error if they cannot.
+void check_kv_heads(int64_t head_dim);
 
 /// How a model's caches are compressed: the same rotations for all heads of all layers.
 struct KvCode {

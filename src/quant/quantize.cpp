@@ -8,6 +8,7 @@
 
 #include "quant/affine.h"
 #include "quant/original.h"
+#include "quant/qjl.h"
 #include "quant/rotation.h"
 #include "quant/tcq16.h"
 #include "quant/tile.h"
@@ -52,9 +53,12 @@ void encode_rows(const QuantSpec& spec, const float* w, int64_t begin, int64_t r
   }
   uint32_t* words = weight.data.data<uint32_t>() + begin * weight.data.dim(1);
   const int64_t groups = weight.scales.dim(1);
-  if (spec.method == QuantSpec::Method::original)
-    return original_encode_rows(spec.bits, spec.group_size, w, rows, cols, words,
-                                weight.scales.data<uint16_t>() + begin * groups);
+  if (spec.method == QuantSpec::Method::original) {
+    original_encode_rows(spec.bits, spec.group_size, w, rows, cols, words,
+                         weight.scales.data<uint16_t>() + begin * groups);
+    if (weight.qjl) qjl_encode_rows(weight, w, begin, rows);
+    return;
+  }
   std::vector<float> scales(static_cast<size_t>(rows * groups)), biases(scales.size());
   affine_encode_rows(spec.bits, spec.group_size, w, rows, cols, words, scales.data(), biases.data());
   set_affine_scales(weight, begin, rows, scales.data(), biases.data());
@@ -62,24 +66,24 @@ void encode_rows(const QuantSpec& spec, const float* w, int64_t begin, int64_t r
 
 }  // namespace
 
-Weight quantize(const float* w, int64_t rows, int64_t cols, const Rotation& rotation, const QuantSpec& spec,
-                ThreadPool* pool) {
+Weight quantize(const Tensor& w, const Rotation& rotation, const QuantSpec& spec, ThreadPool* pool) {
+  const int64_t rows = w.dim(0), cols = w.dim(1);
   Weight weight = make_weight(spec, rows, cols);
+  if (spec.qjl && spec.method == QuantSpec::Method::original) make_qjl(weight);
   if (rotation && rotation.signs.elements() != cols)
     throw Error("a rotation of width " + std::to_string(rotation.signs.elements()) +
                 " does not fit a matrix of width " + std::to_string(cols));
   const auto encode_chunks = [&](int64_t first, int64_t last) {
-    std::vector<float> rotated(rotation ? static_cast<size_t>(kChunkRows * cols) : 0);
+    std::vector<float> values(static_cast<size_t>(kChunkRows * cols));
     for (int64_t begin = first * kChunkRows; begin < std::min(rows, last * kChunkRows); begin += kChunkRows) {
       const int64_t count = std::min(kChunkRows, rows - begin);
-      const float* x = w + begin * cols;
-      check_finite(x, begin, count, cols);
+      to_float(w.rows(begin, begin + count), values.data());
+      check_finite(values.data(), begin, count, cols);
       if (rotation) {
-        for (int64_t r = 0; r < count; ++r) rotate(rotation, x + r * cols, rotated.data() + r * cols);
-        x = rotated.data();
-        check_finite(x, begin, count, cols);
+        for (int64_t r = 0; r < count; ++r) rotate(rotation, values.data() + r * cols, values.data() + r * cols);
+        check_finite(values.data(), begin, count, cols);
       }
-      encode_rows(spec, x, begin, count, weight);
+      encode_rows(spec, values.data(), begin, count, weight);
     }
   };
   const int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;

@@ -16,6 +16,16 @@ struct Rotation {
   explicit operator bool() const { return static_cast<bool>(signs); }
 };
 
+/// What the original adds to a grouped matrix on request (quant/qjl.h): one bit for each element of what the codes
+/// leave of a row, in a basis of its own.
+struct QjlResidual {
+  Tensor bits;        // U32 [rows, words]
+  Tensor norms;       // F16 [rows]
+  Rotation rotation;  // of the rotated input once more
+
+  explicit operator bool() const { return static_cast<bool>(bits); }
+};
+
 /// y = x W^T, W of `rows` outputs by `cols` inputs.
 struct Weight {
   enum class Kind {
@@ -25,7 +35,8 @@ struct Weight {
     grouped,  // the original's format (quant/original.h); data: U32 [rows, words], scales: F16 [rows, cols /
               // group_size], codebook: F16 [2^bits]
     affine,   // MLX's affine quantization (quant/affine.h); data: U32 [rows, words],
-              // scales and biases: F32 or F16 [rows, cols / group_size]
+              // scales and biases: F32, F16 or BF16 [rows, cols / group_size]
+    mxfp4,    // MXFP4 as MLX packs it (core/mxfp4.h); data: U32 [rows, cols / 8], scales: U8 [rows, cols / 32]
   };
 
   Kind kind = Kind::dense;
@@ -33,9 +44,12 @@ struct Weight {
   int bits = 16;
   int group_size = 0;
   Tensor data, scales, codebook, biases;
+  QjlResidual qjl;  // of a grouped one, or empty
 
   /// Bytes that one product reads.
-  size_t bytes() const { return data.bytes() + scales.bytes() + codebook.bytes() + biases.bytes(); }
+  size_t bytes() const {
+    return data.bytes() + scales.bytes() + codebook.bytes() + biases.bytes() + qjl.bits.bytes() + qjl.norms.bytes();
+  }
 };
 
 /// Rows [begin, end) as floats [end - begin, cols], in the basis that they are stored in (rotated where the input is).

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "text/rust/tq_text.h"
+#include "rust/tq_text.h"
 #include "turboquant/error.h"
 
 namespace turboquant {

@@ -73,7 +73,7 @@ std::vector<double> formula(const Inputs& in, DType dtype) {
 }
 
 TEST(FullCache, AttentionInAnyPieces) {
-  for (const AttentionShape shape :
+  for (const AttentionShape& shape :
        {AttentionShape{4, 2, 32, 0.18F}, AttentionShape{3, 3, 16, 0.25F}, AttentionShape{9, 1, 64, 0.125F}})
     for (const DType dtype : {DType::f16, DType::f32}) {
       const Inputs in(shape, 300);

@@ -16,7 +16,8 @@ TEST(RecurrentCache, CountsTokensAndKeepsItsSize) {
     const Tensor gate = Tensor::zeros(DType::f32, {tokens, 2});
     cache->recur(*ops, Tensor::zeros(DType::f32, {tokens, shape.channels()}), conv, {gate, gate, head, head}, shape,
                  Tensor::zeros(DType::f32, {tokens, shape.values()}));
-    EXPECT_EQ(cache->bytes(), static_cast<size_t>(3 * shape.channels() + 2 * 3 * 4) * sizeof(float));
+    EXPECT_EQ(cache->bytes(),
+              static_cast<size_t>(3 * shape.channels() + 2 * (3 * 4 + 16 * (3 + 4 + 1))) * sizeof(float));
   }
   EXPECT_EQ(cache->length(), 6);
 }

@@ -73,7 +73,21 @@ case("bits are no number", "convert --hf-path {hf} --mlx-path {out} --bits three
 case("group size 48", CONVERT + " --format original --group-size 48", 2, "group-size.*48|48.*group-size")
 case("unknown rotation", CONVERT + " --rotation dct", 2, "dct")
 case("unknown format", CONVERT + " --format gptq", 2, "gptq")
+case("bits-for without bits", CONVERT + " --bits-for *.down_proj", 2, r"bits-for.*GLOB=BITS")
+case("bits-for: 5 bits", CONVERT + " --bits-for *.down_proj=5", 2, r"bits-for.*2, 3, 4, 8")
+case("bits-for: no name", CONVERT + " --bits-for =4", 2, "bits-for")
+case("bits-for matches nothing", CONVERT + " --bits-for *.o_proj=4 --bits-for *.w2=4", 1, r"'\*\.w2' matches no tensor")
+case("bits-for matches norms alone", CONVERT + " --bits-for *norm*=4", 1, "never compressed")
+case("bits-for: original format", CONVERT + " --format original --bits-for *.o_proj=4", 1, "one number of bits")
+case("preset: unknown", CONVERT + " --preset best", 2, "best.*dense or moe")
+case("preset: original format", CONVERT + " --format original --preset dense", 2, "preset")
+case("evaluate: bits-for without tcq16", EVALUATE + " --formats original --bits-for *=4", 2, "tcq16", TEXT)
+case("evaluate: bits-for matches nothing", EVALUATE + " --bits-for none=4", 1, "'none' matches no tensor", TEXT)
 case("unknown dtype", CONVERT + " --dtype int8", 2, "int8")
+case("QJL in tcq16", CONVERT + " --use-qjl", 2, "--use-qjl.*tcq16.*--format mlx")
+case("hash seed in tcq16", CONVERT + " --python-hash-seed 3", 2, "--python-hash-seed.*--format mlx")
+case("hash seed beyond 32 bits", CONVERT + " --format mlx --python-hash-seed 4294967296", 2, "python-hash-seed")
+case("negative hash seed", CONVERT + " --format mlx --python-hash-seed -1", 2, "python-hash-seed")
 case("seed is no number", CONVERT + " --rotation-seed x", 2, "rotation-seed")
 case("generate: no model", "generate --prompt x", 2, "--model")
 case("generate: negative temperature", GENERATE.replace("--temp 0", "--temp -1"), 2, "temp")
@@ -82,7 +96,7 @@ case("generate: KV cache of 5 bits", GENERATE + " --kv-bits 5", 2, "kv-bits 5.*k
 case("generate: KV cache of no known form", GENERATE + " --kv-bits v3k4", 2, "kv-bits v3k4")
 case("generate: compressed KV cache of float32", GENERATE + " --kv-bits 4 --cache-dtype float32", 2, "cache-dtype")
 case("generate: keep -1 layers", GENERATE + " --kv-bits 4 --kv-keep-layers -1", 2, "kv-keep-layers -1")
-case("evaluate: KV cache of 16 bits", "evaluate --model {hf} --kv-bits k4v3 16 --text {hf}/config.json", 2, "kv-bits 16")
+case("evaluate: keys of 16 bits", "evaluate --model {hf} --kv-bits k4v3 k16v3 --text {hf}/config.json", 2, "kv-bits k16v3")
 case("generate: top-p over 1", GENERATE + " --top-p 1.5", 2, "top-p")
 case("generate: negative number of threads", GENERATE + " --threads -1", 2, "threads")
 case("generate: empty prompt", GENERATE.replace("|Hello there", "|"), 2, "prompt.*empty|empty.*prompt")
@@ -127,6 +141,34 @@ case("output disk full", CONVERT, 1, "space|large|write", file_limit=100_000)
 case("results disk full: evaluate --json", EVALUATE, 1, "space|large|write", TEXT, file_limit=16)
 case("results disk full: logits", LOGITS, 1, "space|large|write", IDS, file_limit=512)
 
+# ---------------------------------------------------------------- plan
+PLAN = "plan --model {hf}"
+case("plan: no model", "plan --context 100", 2, "model")
+case("plan: unknown model", "plan --model gpt-6", 1, "gpt-6.*gpt-oss-120b")
+case("plan: kv bits 5", PLAN + " --kv-bits 5", 2, "kv-bits.*5")
+case("plan: keep -1 layers", PLAN + " --kv-bits 3 --kv-keep-layers -1", 2, "kv-keep-layers -1")
+case("plan: kv bits without values", PLAN + " --kv-bits k4", 2, "k4v3")
+case("plan: ram is no size", PLAN + " --ram much", 2, "--ram.*48GB")
+case("plan: ram of an unknown unit", PLAN + " --ram 5qb", 2, "--ram.*48GB")
+case("plan: ram below nothing", PLAN + " --ram -5GB", 2, "--ram")
+case("plan: context 0", PLAN + " --context 0", 2, "context")
+case("plan: bits 5", PLAN + " --bits 5", 2, "bits")
+case("plan: a folder without a model", "plan --model {w}/empty", 1, "empty")
+bad_model("plan: config is a list", r"config\.json", write("config.json", "[1]"), command="plan --model {hf}/config.json")
+bad_model("plan: no layers", "num_hidden_layers", config(num_hidden_layers=None), command="plan {hf}/config.json")
+bad_model(
+    "plan: sizes of no model",
+    r"config\.json",
+    config(hidden_size=1 << 31, intermediate_size=1 << 31, num_hidden_layers=9999),
+    command="plan {hf}/config.json",
+)
+bad_model(
+    "plan: more experts than any model",
+    r"config\.json",
+    config(model_type="mixtral", num_local_experts=1 << 31, num_experts_per_tok=2),
+    command="plan {hf}/config.json",
+)
+
 # ---------------------------------------------------------------- config.json
 bad_model("config: missing", r"config\.json", remove("config.json"))
 bad_model("config: empty", r"config\.json", write("config.json", ""))
@@ -162,6 +204,17 @@ bad_model(
     command=GENERATE,
 )
 bad_model("config: unknown activation", "hidden_act|sigmoid9", config(hidden_act="sigmoid9"), command=GENERATE)
+
+# ---------------------------------------------------------------- MLX's quantized checkpoints
+MLX = config(quantization={"bits": 4, "group_size": 64})
+WORDS = tensor(Q, dtype="U32", shape=[192, 96])  # the bytes of BF16 [192, 192]
+bad_model("mlx: unknown mode", "nvfp4", config(quantization={"mode": "nvfp4"}))
+bad_model("mlx: 7 bits", "7 bits", config(quantization={"bits": 7}))
+bad_model("mlx: bits are text", "bits", config(quantization={"bits": "four"}))
+bad_model("mlx: unknown mode of a module", "lm_head", config(quantization={"lm_head": {"mode": "mxfp8"}}))
+bad_model("mlx: nothing is quantized", "compressed already", MLX)
+bad_model("mlx: words without scales", Q.replace("weight", "scales"), MLX, WORDS, command=GENERATE)
+bad_model("mlx: words without scales, convert", "compressed already|" + Q, MLX, WORDS)
 
 # ---------------------------------------------------------------- safetensors
 bad_model("safetensors: missing", r"model\.safetensors", remove("model.safetensors"))
@@ -403,7 +456,7 @@ def main():
         if not tester.converted.exists():
             sys.exit("the micro model could not be converted: nothing else can be tested")
         tester.control(
-            "good input: convert to the original's format", CONVERT + " --format original --group-size 64", makes="out"
+            "good input: convert to the original's format", CONVERT + " --format mlx --group-size 64 --use-qjl", makes="out"
         )
         tester.control("good input: convert GGUF", CONVERT_GGUF, gguf(), makes="out")
         tester.control("good input: convert shards", CONVERT + " --quiet", shard, makes="out")

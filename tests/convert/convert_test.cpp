@@ -263,8 +263,12 @@ TEST(Convert, BadOptions) {
        "--rotation givens: unknown; use hadamard, blockwise_hadamard or none"},
       {[](ConvertOptions& o) { o.rotation = ""; }, "--rotation "},
       {[](ConvertOptions& o) { o.dtype = "float64"; }, "--dtype float64: use float16, bfloat16 or float32"},
-      {[](ConvertOptions& o) { o.format = "gguf"; }, "--format gguf: unknown; use tcq16 or original"},
-      {[](ConvertOptions& o) { o.format = "affine"; }, "--format affine: unknown; use tcq16 or original"},
+      {[](ConvertOptions& o) { o.format = "gguf"; }, "--format gguf: unknown; use tcq16 or mlx"},
+      {[](ConvertOptions& o) { o.use_qjl = true; },
+       "--use-qjl: not in tcq16, where one more bit is worth more in the codebook (--bits): it leaves 0.28 of the "
+       "error"},
+      {[](ConvertOptions& o) { o.python_hash_seed = 7; }, "--python-hash-seed: of --format mlx only"},
+      {[](ConvertOptions& o) { o.format = "affine"; }, "--format affine: unknown; use tcq16 or mlx"},
       {[](ConvertOptions& o) { o.head_bits = 4; }, "--head-bits 4: use 8, or 16"},
       {[](ConvertOptions& o) { o.output = ""; }, "no output folder given"},
   };

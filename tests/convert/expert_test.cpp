@@ -1,6 +1,8 @@
 // Conversion of models with experts.
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "convert/conversion.h"
 #include "io/experts.h"
 #include "io/safetensors.h"
@@ -61,7 +63,7 @@ TEST(Experts, OriginalFilesAreWrittenBitForBit) {
     const auto source = open_checkpoint(kData / "micro" / name);
     const SafetensorsFile original(kData / "tq" / (std::string(name) + "-3b-g64") / "model.safetensors");
     const Conversion conversion(*source, stacked(QuantSpec::Method::original));
-    size_t written = 0;
+    std::atomic<size_t> written = 0;
     conversion.run(pool, [&](const std::string& tensor, const Tensor& values) {
       const TensorInfo* info = original.find(tensor);
       ASSERT_NE(info, nullptr) << tensor;

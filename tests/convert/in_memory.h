@@ -1,6 +1,8 @@
 // Conversions in tests.
 #pragma once
 
+#include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +23,15 @@ inline ConversionSpec spec_of(const std::string& format, int bits, int group_siz
 
 inline std::unique_ptr<Checkpoint> converted(const Checkpoint& source, const ConversionSpec& spec) {
   return convert_in_memory(source, Conversion(source, spec), *two_threads());
+}
+
+/// 64-bit FNV-1a of the bytes, in hexadecimal.
+inline std::string checksum(const Tensor& tensor) {
+  uint64_t value = 0xcbf29ce484222325;
+  for (size_t i = 0; i < tensor.bytes(); ++i) value = (value ^ tensor.data<uint8_t>()[i]) * 0x100000001b3;
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
+  return text;
 }
 
 /// Equal names, types, shapes and bytes.

@@ -51,5 +51,24 @@ TEST(Random, PathHashIsBelowTwoToThe31) {
   EXPECT_NE(path_hash("model.layers.0"), path_hash("model.layers.1"));
 }
 
+// Made by: PYTHONHASHSEED=N python3 -c 'print(hash("PATH") % 2**31)'
+TEST(Random, PathHashIsPythons) {
+  struct Case {
+    uint32_t seed;
+    const char* path;
+    uint64_t hash;
+  };
+  for (const Case& c :
+       {Case{0, "lm_head", 1162231509U}, Case{0, "model.layers.0.self_attn.q_proj", 62426435U},
+        Case{0, "language_model.model.layers.11.mlp.down_proj", 528277492U}, Case{1, "lm_head", 190980569U},
+        Case{1, "model.layers.0.self_attn.q_proj", 1839746341U},
+        Case{1, "language_model.model.layers.11.mlp.down_proj", 840775238U}, Case{42, "lm_head", 1029119472U},
+        Case{42, "model.layers.0.self_attn.q_proj", 211602094U},
+        Case{42, "language_model.model.layers.11.mlp.down_proj", 228209553U}, Case{4294967295U, "lm_head", 1070535919U},
+        Case{4294967295U, "model.layers.0.self_attn.q_proj", 1083119031U},
+        Case{4294967295U, "language_model.model.layers.11.mlp.down_proj", 581067853U}})
+    EXPECT_EQ(path_hash(c.path, c.seed), c.hash) << c.path << " with seed " << c.seed;
+}
+
 }  // namespace
 }  // namespace turboquant

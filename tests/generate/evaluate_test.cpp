@@ -111,7 +111,7 @@ TEST_F(Evaluate, FiguresOfEveryRow) {
   std::vector<std::string> messages;
   options_.on_message = [&](const std::string& line) { messages.push_back(line); };
   const std::vector<EvaluateRow> rows = evaluate(options_);
-  EXPECT_EQ(messages.size(), 6u);
+  EXPECT_EQ(messages.size(), 8u);
 
   const auto source = open_checkpoint(kMicro);
   const Tokenizer tokenizer = load_tokenizer(*source);
@@ -125,10 +125,15 @@ TEST_F(Evaluate, FiguresOfEveryRow) {
     const char* format;
     int bits;
   };
-  const Expected order[] = {{"TCQ16 4-bit", "tcq16", 4},         {"TCQ16 2-bit", "tcq16", 2},
-                            {"TurboQuant 4-bit", "original", 4}, {"TurboQuant 2-bit", "original", 2},
-                            {"Affine 4-bit", "affine", 4},       {"Affine 2-bit", "affine", 2}};
-  ASSERT_EQ(rows.size(), 7u);
+  const Expected order[] = {{"TCQ16 4-bit", "tcq16", 4},
+                            {"TCQ16 2-bit", "tcq16", 2},
+                            {"TurboQuant 4-bit", "original", 4},
+                            {"TurboQuant 2-bit", "original", 2},
+                            {"TurboQuant 4+QJL", "original+qjl", 4},
+                            {"TurboQuant 2+QJL", "original+qjl", 2},
+                            {"Affine 4-bit", "affine", 4},
+                            {"Affine 2-bit", "affine", 2}};
+  ASSERT_EQ(rows.size(), 9u);
   for (size_t i = 0; i < std::size(order); ++i) {
     const EvaluateRow& row = rows[i + 1];
     SCOPED_TRACE(order[i].config);
@@ -138,7 +143,10 @@ TEST_F(Evaluate, FiguresOfEveryRow) {
     EXPECT_EQ(row.kv, "fp16");
     EXPECT_EQ(row.text, "ships.txt");
     EXPECT_EQ(row.params, 1230528u);
-    const Conversion conversion(*source, spec_of(order[i].format, order[i].bits));
+    const std::string format = order[i].format;
+    ConversionSpec spec = spec_of(format.substr(0, format.find('+')), order[i].bits);
+    spec.linear.qjl = format.ends_with("+qjl");
+    const Conversion conversion(*source, spec);
     const auto checkpoint = convert_in_memory(*source, conversion, *two_threads());
     EXPECT_EQ(row.size_bytes, checkpoint->size_on_disk());
     EXPECT_DOUBLE_EQ(row.bits_per_weight, 8.0 * static_cast<double>(row.size_bytes) / 1230528.0);
@@ -180,6 +188,22 @@ TEST_F(Evaluate, ChosenFormats) {
   EXPECT_EQ(rows[2].config, "TCQ16 3-bit");
 }
 
+TEST_F(Evaluate, RowsWithAndWithoutQjl) {
+  options_.bits = {2, 3};
+  options_.formats = {"mlx"};
+  options_.num_samples = 1;
+  const auto titles = [&] {
+    std::string titles;
+    for (const EvaluateRow& row : evaluate(options_)) titles += row.config + " " + row.format + "; ";
+    return titles;
+  };
+  EXPECT_EQ(titles(),
+            "FP16 none; TurboQuant 2-bit original; TurboQuant 3-bit original; TurboQuant 2+QJL original+qjl; "
+            "TurboQuant 3+QJL original+qjl; ");
+  options_.qjl = false;
+  EXPECT_EQ(titles(), "FP16 none; TurboQuant 2-bit original; TurboQuant 3-bit original; ");
+}
+
 TEST_F(Evaluate, Exact) {
   options_.bits = {3};
   options_.formats = {"tcq16"};
@@ -210,6 +234,25 @@ TEST_F(Evaluate, OptionsOfTheConversion) {
   const uint64_t head_8 = evaluate(options_)[1].size_bytes;
   options_.head_bits = 16;
   EXPECT_EQ(evaluate(options_)[1].size_bytes, head_8 + 512u * 192u - 2u * 512u);
+}
+
+TEST_F(Evaluate, MixedBitsAreOfTcq16Rows) {
+  options_.bits = {3};
+  options_.formats = {"tcq16", "original"};
+  options_.num_samples = 2;
+  const std::vector<EvaluateRow> plain = evaluate(options_);
+  options_.bits_for = {"*.v_proj=8", "*.down_proj=4"};
+  const std::vector<EvaluateRow> mixed = evaluate(options_);
+  EXPECT_EQ(mixed[1].config, "TCQ16 3-bit mixed");
+  EXPECT_EQ(mixed[2].config, "TurboQuant 3-bit");
+  EXPECT_LT(mixed[1].kl, plain[1].kl);
+  EXPECT_GT(mixed[1].bits_per_weight_linear, plain[1].bits_per_weight_linear + 0.2);
+  EXPECT_EQ(mixed[2].kl, plain[2].kl);
+  options_.bits_for = {};
+  options_.preset = "dense";
+  EXPECT_LT(evaluate(options_)[1].kl, plain[1].kl);
+  options_.formats = {"original"};
+  EXPECT_THROW(evaluate(options_), UsageError);
 }
 
 TEST_F(Evaluate, ProtocolOfLlamaCpp) {

@@ -304,6 +304,30 @@ TEST(LanguageModel, ConvertedModelsGenerate) {
   }
 }
 
+TEST(LanguageModel, QjlMayBeLeftOut) {
+  const TempFolder folder;
+  ConvertOptions convert_options;
+  convert_options.model = kMicro.string();
+  convert_options.output = (folder / "qjl").string();
+  convert_options.format = "mlx";
+  convert_options.bits = 2;
+  convert_options.use_qjl = true;
+  convert_options.threads = 2;
+  convert(convert_options);
+  std::vector<std::string> messages;
+  LoadOptions load;
+  load.threads = 2;
+  load.on_message = [&](const std::string& line) { messages.push_back(line); };
+  const GenerateResult with = LanguageModel::load(convert_options.output, load).generate(kPrompt, greedy());
+  EXPECT_TRUE(messages.empty());
+  load.qjl = false;
+  const GenerateResult without = LanguageModel::load(convert_options.output, load).generate(kPrompt, greedy());
+  EXPECT_EQ(messages, std::vector<std::string>{"Left out the QJL residuals of 28 layers"});
+  EXPECT_NE(with.tokens, without.tokens);
+  LanguageModel::load(kMicro.string(), load);
+  EXPECT_EQ(messages.back(), "The model has no QJL residuals to leave out");
+}
+
 TEST(LanguageModel, OneGenerationDoesNotChangeTheNext) {
   LanguageModel model = load_micro();
   const GenerateResult first = model.generate(kPrompt, greedy());

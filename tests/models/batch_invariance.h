@@ -79,7 +79,7 @@ inline void expect_batch_invariance(const Checkpoint& checkpoint, bool exact, DT
   }
   for (const int threads : {1, 3}) {
     const auto other =
-        load_model(checkpoint, make_cpu_ops(std::make_shared<ThreadPool>(threads)), {exact, cache_dtype});
+        load_model(checkpoint, make_cpu_ops(std::make_shared<ThreadPool>(threads)), {exact, {cache_dtype}});
     EXPECT_TRUE(same_bits(one_pass(*other, sequences[0]), expected[0])) << threads << " threads";
     EXPECT_TRUE(same_bits(in_chunks(*other, std::span(sequences[0]).first(20), 1),
                           {expected[0].begin(), expected[0].begin() + 20 * vocab}))

@@ -19,7 +19,7 @@ inline const std::filesystem::path kData = TURBOQUANT_TEST_DATA;
 
 inline std::unique_ptr<Model> load(const Checkpoint& checkpoint, bool exact, int threads = 2) {
   return load_model(checkpoint, make_cpu_ops(std::make_shared<ThreadPool>(threads)),
-                    {exact, exact ? DType::f32 : DType::f16});
+                    {exact, {exact ? DType::f32 : DType::f16}});
 }
 
 inline std::vector<float> step(Model& model, Cache& cache, std::span<const int32_t> tokens) {

@@ -24,7 +24,7 @@ inline std::shared_ptr<ThreadPool> two_threads() {
 }
 
 inline std::unique_ptr<Model> test_model(const Checkpoint& checkpoint, bool exact, DType cache_dtype = DType::f32) {
-  return load_model(checkpoint, make_cpu_ops(two_threads()), {exact, cache_dtype});
+  return load_model(checkpoint, make_cpu_ops(two_threads()), {exact, {cache_dtype}});
 }
 
 /// Feeds tokens[begin, end) behind what the cache remembers; logits of all of them.

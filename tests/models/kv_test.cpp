@@ -7,12 +7,17 @@ namespace {
 
 constexpr const char* kMicro[] = {"llama", "mistral", "qwen2", "qwen2_moe", "gpt_oss", "qwen3_5", "qwen3_5_moe_hub"};
 
-std::unique_ptr<Model> model_with(const Checkpoint& checkpoint, const char* bits, int64_t keep_layers = 0) {
-  ModelOptions options;
-  options.exact = true;
-  if (bits != nullptr) options.kv_bits = parse_kv_bits(bits);
-  options.kv_keep_layers = keep_layers;
-  return load_model(checkpoint, make_cpu_ops(two_threads()), options);
+CacheOptions options_with(const char* bits, int64_t keep_layers = 0) {
+  return {DType::f16, parse_kv_bits(bits), keep_layers};
+}
+
+std::unique_ptr<Model> model_with(const Checkpoint& checkpoint, const char* bits) {
+  return load_model(checkpoint, make_cpu_ops(two_threads()), {.exact = true, .cache = options_with(bits)});
+}
+
+uint64_t bytes_of(Model& model, const CacheOptions& options, int64_t tokens) {
+  const CacheBytes bytes = cache_bytes(model.ops(), model.layer_memory(), options, tokens);
+  return bytes.kv + bytes.state;
 }
 
 /// The median over the last third of the tokens of the relative error of their logits: a router that picks another
@@ -31,7 +36,7 @@ double median_error(const std::vector<float>& x, const std::vector<float>& expec
 TEST(CompressedModel, EveryArchitecture) {
   for (const char* name : kMicro) {
     const auto checkpoint = open_checkpoint((kTestData / "micro" / name).string());
-    const auto plain = model_with(*checkpoint, nullptr), eight = model_with(*checkpoint, "8"),
+    const auto plain = model_with(*checkpoint, "fp16"), eight = model_with(*checkpoint, "8"),
                three = model_with(*checkpoint, "k4v3");
     const std::vector<int32_t> tokens = random_tokens(
         static_cast<size_t>(std::min<int64_t>(200, plain->info().max_context)), plain->info().vocab_size, 5);
@@ -48,19 +53,18 @@ TEST(CompressedModel, EveryArchitecture) {
     EXPECT_TRUE(same_bits(in_chunks(*three, tokens, 90), whole)) << name;
     Cache cache = three->make_cache();
     forward(*three, cache, tokens);
-    EXPECT_EQ(cache.bytes(), three->cache_bytes(static_cast<int64_t>(tokens.size()))) << name;
+    EXPECT_EQ(cache.bytes(), bytes_of(*three, options_with("k4v3"), static_cast<int64_t>(tokens.size()))) << name;
   }
 }
 
 TEST(CompressedModel, KeptLayersCountThoseWithKeysAndValues) {
   const auto checkpoint = open_checkpoint((kTestData / "micro" / "llama").string());
-  const auto plain = model_with(*checkpoint, nullptr);
-  const auto layers = static_cast<size_t>(plain->info().n_layers);
-  const auto bytes = [&](const Model& model) { return model.cache_bytes(10'000); };
-  const size_t all = bytes(*plain), none = bytes(*model_with(*checkpoint, "3"));
-  const size_t saved = (all - none) / layers;
-  EXPECT_EQ(bytes(*model_with(*checkpoint, "3", 1)), none + 2 * saved);
-  EXPECT_EQ(bytes(*model_with(*checkpoint, "3", plain->info().n_layers)), all);
+  const auto plain = model_with(*checkpoint, "fp16");
+  const auto layers = static_cast<uint64_t>(plain->info().n_layers);
+  const auto bytes = [&](const char* bits, int64_t keep) { return bytes_of(*plain, options_with(bits, keep), 10'000); };
+  const uint64_t all = bytes("fp16", 0), none = bytes("3", 0), saved = (all - none) / layers;
+  EXPECT_EQ(bytes("3", 1), none + 2 * saved);
+  EXPECT_EQ(bytes("3", plain->info().n_layers), all);
 }
 
 TEST(CompressedModel, RandomContentOfACache) {

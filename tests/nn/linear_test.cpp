@@ -27,7 +27,7 @@ TestCheckpoint quantized_layer(QuantSpec spec, bool rotated = true) {
   const bool tcq16 = spec.method == QuantSpec::Method::tcq16;
   checkpoint.config() = {{"quantization", {{"rotation", rotated ? "hadamard" : "none"}}}};
   const Rotation rotation = rotated ? make_rotation(kCols, 9) : Rotation();
-  const Weight weight = quantize(weights().data(), kRows, kCols, rotation, spec, nullptr);
+  const Weight weight = quantize(from_float(weights().data(), {kRows, kCols}, DType::f32), rotation, spec, nullptr);
   checkpoint.set(kModule + ".weight", weight.data);
   checkpoint.set(kModule + ".scales", weight.scales);
   if (weight.codebook) checkpoint.set(kModule + ".codebook", weight.codebook);
@@ -246,12 +246,48 @@ TEST(Linear, DamagedOriginal) {
         [](auto& c) {
           set_zeros(c, ".scales", DType::f16, {kRows + 1, 2});
         },
-        "expected F16 [40, 2]"},
-       {"QJL",
+        "expected F16 [40, 2]"}});
+}
+
+TestCheckpoint layer_with_qjl() {
+  QuantSpec spec = spec_of(QuantSpec::Method::original, 3);
+  TestCheckpoint checkpoint = quantized_layer(spec);
+  spec.qjl = true;
+  const Weight weight =
+      quantize(from_float(weights().data(), {kRows, kCols}, DType::f32), make_rotation(kCols, 9), spec, nullptr);
+  checkpoint.set(kModule + ".qjl_packed", weight.qjl.bits);
+  checkpoint.set(kModule + ".qjl_norms", weight.qjl.norms);
+  checkpoint.set(kModule + ".qjl_signs", from_float(weight.qjl.rotation.signs.data<float>(), {kCols}, DType::f16));
+  return checkpoint;
+}
+
+TEST(Linear, QjlIsTakenOrLeft) {
+  const TestCheckpoint checkpoint = layer_with_qjl();
+  const Linear with = Loader(checkpoint).linear(kModule, kRows, kCols);
+  const Linear without = Loader(checkpoint, false).linear(kModule, kRows, kCols);
+  EXPECT_TRUE(static_cast<bool>(with.weight.qjl));
+  EXPECT_FALSE(static_cast<bool>(without.weight.qjl));
+  EXPECT_NEAR(error_of_weights(plain_weights(with)) / error_of_weights(plain_weights(without)), 0.571, 0.06);
+}
+
+TEST(Linear, DamagedQjl) {
+  expect_errors(
+      layer_with_qjl(),
+      {{"no norms", [](auto& c) { c.remove(kModule + ".qjl_norms"); }, ".qjl_norms': missing"},
+       {"no signs", [](auto& c) { c.remove(kModule + ".qjl_signs"); }, ".qjl_signs': missing"},
+       {"words missing",
         [](auto& c) {
-          set_zeros(c, ".qjl_packed", DType::u32, {kRows, 4});
+          set_zeros(c, ".qjl_packed", DType::u32, {kRows, 3});
         },
-        "QJL residuals are not supported"}});
+        "U32 [40, 3], expected U32 [40, 4]"},
+       {"bits of another type",
+        [](auto& c) {
+          set_zeros(c, ".qjl_packed", DType::f32, {kRows, 4});
+        },
+        "expected U32"},
+       {"norms missing", [](auto& c) { set_zeros(c, ".qjl_norms", DType::f16, {kRows - 1}); }, "expected F16 [40]"},
+       {"norm is NaN", [](auto& c) { c.poke(kModule + ".qjl_norms", 3, NAN); }, ".qjl_norms': contains NaN or Inf"},
+       {"signs are zero", [](auto& c) { set_zeros(c, ".qjl_signs", DType::f16, {kCols}); }, "signs must be +1 or -1"}});
 }
 
 TEST(Linear, DamagedAffine) {

@@ -30,7 +30,7 @@ std::vector<float> floats(const Tensor& x) { return {x.data<float>(), x.data<flo
 
 Weight matrix(uint64_t seed, int64_t rows, int64_t cols, int bits) {
   const Tensor values = noise(seed, rows, cols);
-  if (bits < 32) return quantize(values.data<float>(), rows, cols, {}, {QuantSpec::Method::tcq16, bits}, nullptr);
+  if (bits < 32) return quantize(values, {}, {QuantSpec::Method::tcq16, bits}, nullptr);
   Weight weight;
   weight.rows = rows;
   weight.cols = cols;

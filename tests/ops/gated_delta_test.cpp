@@ -26,13 +26,41 @@ std::vector<int64_t> random_cuts(int64_t tokens, Dice& dice) {
 }
 
 // ---------------------------------------------------------------- gated delta rule
+/// A state with these memories [n_value_heads][key_dim][value_dim] at the start of a chunk.
+Tensor state_of(const std::vector<float>& memories, const DeltaShape& shape) {
+  Tensor state = Tensor::zeros(DType::f32, {shape.n_value_heads, shape.state_floats()});
+  const int64_t size = shape.key_dim * shape.value_dim;
+  for (int64_t h = 0; h < shape.n_value_heads; ++h)
+    std::copy_n(memories.data() + h * size, size, state.data<float>() + h * shape.state_floats());
+  return state;
+}
+
+/// The memories behind `pending` tokens of a chunk.
+std::vector<float> memories_of(const Tensor& state, const DeltaShape& shape, int64_t pending) {
+  const int64_t dk = shape.key_dim, dv = shape.value_dim;
+  std::vector<float> memories;
+  for (int64_t h = 0; h < shape.n_value_heads; ++h) {
+    const float* memory = state.data<float>() + h * shape.state_floats();
+    const float *keys = memory + dk * dv, *changes = keys + dk * kDeltaChunk, *decays = changes + kDeltaChunk * dv;
+    for (int64_t m = 0; m < dk; ++m)
+      for (int64_t c = 0; c < dv; ++c) {
+        const double last = pending == 0 ? 0 : decays[pending - 1];
+        double value = std::exp(last) * memory[m * dv + c];
+        for (int64_t j = 0; j < pending; ++j)
+          value += std::exp(last - decays[j]) * keys[m * kDeltaChunk + j] * changes[j * dv + c];
+        memories.push_back(static_cast<float>(value));
+      }
+  }
+  return memories;
+}
+
 struct DeltaCase {
   explicit DeltaCase(Dice& dice) {
     shape.n_key_heads = dice.between(1, 3);
     shape.n_value_heads = shape.n_key_heads * dice.between(1, 3);
     shape.key_dim = dice.one_of({1, 7, 16, 32, dice.between(1, 130)});
     shape.value_dim = dice.one_of({1, 9, 32, 64, dice.between(1, 150)});
-    tokens = dice.between(1, 20);
+    tokens = dice.between(1, 50);  // several chunks
     const int64_t heads = shape.n_value_heads;
     qkv = tensor_of(dice.normals(tokens * shape.channels(), 2), {tokens, shape.channels()});
     gates.a = tensor_of(dice.normals(tokens * heads, 3), {tokens, heads});
@@ -44,7 +72,8 @@ struct DeltaCase {
     state = dice.normals(heads * shape.key_dim * shape.value_dim);
   }
 
-  Tensor state_tensor() const { return tensor_of(state, {shape.n_value_heads, shape.key_dim, shape.value_dim}); }
+  /// Before the first token.
+  Tensor state_tensor() const { return state_of(state, shape); }
 
   DeltaShape shape;
   int64_t tokens;
@@ -100,14 +129,39 @@ TEST(GatedDelta, IsTheDefinitionOnEveryLevel) {
       Guarded<float> result(c.tokens * c.shape.values());
       const Tensor state = c.state_tensor();
       ops.begin_scope();
-      ops.gated_delta(c.qkv, c.gates, c.shape, state,
+      ops.gated_delta(c.qkv, c.gates, c.shape, 0, state,
                       {DType::f32, {c.tokens, c.shape.values()}, result.data(), nullptr});
       const std::vector<float> rounded(expected_state.begin(), expected_state.end());
       worst = std::max(worst, relative_to_norm(result.data(), expected.data(), c.tokens * c.shape.values()));
-      worst_state = std::max(worst_state, relative_to_norm(state.data<float>(), rounded.data(), state.elements()));
+      const std::vector<float> memories = memories_of(state, c.shape, c.tokens % kDeltaChunk);
+      worst_state = std::max(worst_state,
+                             relative_to_norm(memories.data(), rounded.data(), static_cast<int64_t>(rounded.size())));
     }
     EXPECT_LT(worst, 2e-6) << name(level);
     EXPECT_LT(worst_state, 2e-6) << name(level);
+  }
+}
+
+// Errors do not grow with the length of a text: the heads of Qwen3.5 over 20 chunks.
+TEST(GatedDelta, LongTextsStayExact) {
+  for (const CpuLevel level : available_levels()) {
+    Dice dice(7);
+    DeltaCase c(dice);
+    c.shape = {1, 2, 128, 128};
+    c.tokens = 20 * kDeltaChunk + 5;
+    c.qkv = tensor_of(dice.normals(c.tokens * c.shape.channels()), {c.tokens, c.shape.channels()});
+    c.gates.a = tensor_of(dice.normals(c.tokens * 2), {c.tokens, 2});
+    c.gates.b = tensor_of(dice.normals(c.tokens * 2), {c.tokens, 2});
+    c.gates.rate = tensor_of({0.01F, 0.5F}, {2});  // remembers nearly all of it, and a few tokens
+    c.gates.dt_bias = tensor_of({0, 0}, {2});
+    c.state = dice.normals(2 * 128 * 128);
+    std::vector<double> memory(c.state.begin(), c.state.end());
+    const std::vector<float> expected = delta_by_definition(c, memory);
+    const Tensor out = Tensor::zeros(DType::f32, {c.tokens, c.shape.values()});
+    CpuOps ops = ops_of(level);
+    ops.begin_scope();
+    ops.gated_delta(c.qkv, c.gates, c.shape, 0, c.state_tensor(), out);
+    EXPECT_LT(relative_to_norm(out.data<float>(), expected.data(), out.elements()), 1e-6) << name(level);
   }
 }
 
@@ -121,12 +175,12 @@ TEST(GatedDelta, CutsDoNotMatter) {
       const Tensor whole = Tensor::zeros(DType::f32, {c.tokens, c.shape.values()});
       const Tensor parts = Tensor::zeros(DType::f32, whole.shape());
       ops.begin_scope();
-      ops.gated_delta(c.qkv, c.gates, c.shape, whole_state, whole);
+      ops.gated_delta(c.qkv, c.gates, c.shape, 0, whole_state, whole);
       const std::vector<int64_t> cuts = random_cuts(c.tokens, dice);
       for (size_t i = 0; i + 1 < cuts.size(); ++i) {
         const int64_t begin = cuts[i], end = cuts[i + 1];
         const DeltaGates gates{c.gates.a.rows(begin, end), c.gates.b.rows(begin, end), c.gates.rate, c.gates.dt_bias};
-        ops.gated_delta(c.qkv.rows(begin, end), gates, c.shape, state, parts.rows(begin, end));
+        ops.gated_delta(c.qkv.rows(begin, end), gates, c.shape, begin, state, parts.rows(begin, end));
       }
       EXPECT_EQ(values_of(parts), values_of(whole)) << name(level) << " " << trial;
       EXPECT_EQ(values_of(state), values_of(whole_state)) << name(level) << " " << trial;
@@ -140,13 +194,14 @@ TEST(GatedDelta, ForgetsAndKeepsAtTheEndsOfItsGates) {
   // The first head forgets all and writes all, the second keeps all and writes nothing.
   const DeltaGates gates{tensor_of({1000, -1000}, {1, 2}), tensor_of({1000, -1000}, {1, 2}), tensor_of({1, 1}, {2}),
                          tensor_of({0, 0}, {2})};
-  const Tensor state = tensor_of({5, 6, 7, 8}, {2, 2, 1}), out = Tensor::zeros(DType::f32, {1, 2});
+  const Tensor state = state_of({5, 6, 7, 8}, shape), out = Tensor::zeros(DType::f32, {1, 2});
   ops.begin_scope();
-  ops.gated_delta(tensor_of({0, 4, 0, 9, 3, 30}, {1, 6}), gates, shape, state, out);
-  EXPECT_EQ(values_of(state).at(2), 7);
-  EXPECT_EQ(values_of(state).at(3), 8);
-  EXPECT_NEAR(values_of(state).at(0), 0, 1e-6);
-  EXPECT_NEAR(values_of(state).at(1), 3, 1e-6);
+  ops.gated_delta(tensor_of({0, 4, 0, 9, 3, 30}, {1, 6}), gates, shape, 0, state, out);
+  const std::vector<float> memories = memories_of(state, shape, 1);
+  EXPECT_EQ(memories.at(2), 7);
+  EXPECT_EQ(memories.at(3), 8);
+  EXPECT_NEAR(memories.at(0), 0, 1e-6);
+  EXPECT_NEAR(memories.at(1), 3, 1e-6);
   EXPECT_NEAR(values_of(out).at(0), 3 / std::sqrt(2.0), 1e-6);
   EXPECT_NEAR(values_of(out).at(1), 8 / std::sqrt(2.0), 1e-6);
 }
@@ -158,11 +213,11 @@ TEST(GatedDelta, RefusesOtherShapes) {
   const Tensor out = Tensor::zeros(DType::f32, {c.tokens, c.shape.values()});
   DeltaShape wide = c.shape;
   wide.value_dim += 1;
-  EXPECT_THROW(ops.gated_delta(c.qkv, c.gates, wide, c.state_tensor(), out), Error);
+  EXPECT_THROW(ops.gated_delta(c.qkv, c.gates, wide, 0, c.state_tensor(), out), Error);
   DeltaShape uneven = c.shape;
   uneven.n_key_heads = c.shape.n_value_heads + 1;
-  EXPECT_THROW(ops.gated_delta(c.qkv, c.gates, uneven, c.state_tensor(), out), Error);
-  EXPECT_THROW(ops.gated_delta(c.qkv, c.gates, c.shape, Tensor::zeros(DType::f32, {1}), out), Error);
+  EXPECT_THROW(ops.gated_delta(c.qkv, c.gates, uneven, 0, c.state_tensor(), out), Error);
+  EXPECT_THROW(ops.gated_delta(c.qkv, c.gates, c.shape, 0, Tensor::zeros(DType::f32, {1}), out), Error);
 }
 
 // ---------------------------------------------------------------- convolution

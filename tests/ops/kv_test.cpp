@@ -67,12 +67,12 @@ TEST(AttendBlocks, FastKernelsEqualTheScalarOne) {
         const Blocks::Result result = blocks.attend(level, hidden);
         for (int64_t i = 0; i < blocks.rows; ++i) {
           const auto at = static_cast<size_t>(i);
-          ASSERT_NEAR(result.maximum[at], expected.maximum[at], 1e-4) << name(level) << name(bits) << " " << dim;
+          ASSERT_NEAR(result.maximum[at], expected.maximum[at], 1e-4) << name(level) << to_string(bits) << " " << dim;
           ASSERT_NEAR(result.sum[at] / expected.sum[at], 1, 1e-3);
           for (int64_t d = 0; d < dim; ++d)
             ASSERT_NEAR(result.values[static_cast<size_t>(i * dim + d)] / result.sum[at],
                         expected.values[static_cast<size_t>(i * dim + d)] / expected.sum[at], 1.5e-3)
-                << name(level) << name(bits) << " " << dim;
+                << name(level) << to_string(bits) << " " << dim;
         }
       }
     }
@@ -206,7 +206,7 @@ TEST(AttentionBlocks, LastTokenAgainstDoublePrecision) {
             // The query is rounded to int8: 1 / 127 of its largest value, 0.3 steps off on average.
             for (int64_t d = 0; d < dim; ++d)
               ASSERT_NEAR(out.data<float>()[at + d], expected.values[static_cast<size_t>(d)], 0.03)
-                  << tokens << " tokens, " << name(level) << ", " << name(bits) << ", dim " << dim;
+                  << tokens << " tokens, " << name(level) << ", " << to_string(bits) << ", dim " << dim;
           }
         }
 }

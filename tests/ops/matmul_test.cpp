@@ -36,7 +36,8 @@ bool is_tiled(const Weight& weight) { return weight.kind == Weight::Kind::tiled;
 
 Weight random_weight(const Kind& kind, int64_t rows, int64_t cols, Dice& dice) {
   const std::vector<float> w = dice.normals(rows * cols, 0.05F);
-  if (kind.spec.bits != 16) return quantize(w.data(), rows, cols, Rotation{}, kind.spec, nullptr);
+  if (kind.spec.bits != 16)
+    return quantize(from_float(w.data(), {rows, cols}, DType::f32), Rotation{}, kind.spec, nullptr);
   Weight weight;
   weight.rows = rows;
   weight.cols = cols;

@@ -141,8 +141,7 @@ TEST(Ops, EmbeddingOfARotatedInt8TableIsTheOriginalRowWithinHalfAStep) {
   Dice dice(6);
   const Tensor w = random_tensor(kRows, kCols, dice, 0.02F);
   const Rotation rotation = make_rotation(kCols, 42);
-  const Weight table =
-      quantize(w.data<float>(), kRows, kCols, rotation, {QuantSpec::Method::tcq16, 8, 64, DType::f16}, nullptr);
+  const Weight table = quantize(w, rotation, {QuantSpec::Method::tcq16, 8, 64, DType::f16}, nullptr);
   std::vector<int32_t> ids;
   for (int32_t i = 0; i < kRows; ++i) ids.push_back(kRows - 1 - i);
   for (const int threads : {1, 3}) {

@@ -172,9 +172,11 @@ TEST(Kv, ZerosAndOneLargeValue) {
 TEST(Kv, NamesAndErrors) {
   EXPECT_EQ(parse_kv_bits("k4v3"), (KvBits{4, 3}));
   EXPECT_EQ(parse_kv_bits("3"), (KvBits{3, 3}));
-  EXPECT_EQ(name(KvBits{8, 3}), "k8v3");
-  for (const char* text : {"", "5", "k4", "v3k4", "k4v16", "fp16"})
-    EXPECT_NE(error_of([&] { parse_kv_bits(text); }).find("such as k4v3"), std::string::npos) << text;
+  EXPECT_EQ(parse_kv_bits("16"), (KvBits{16, 16}));
+  EXPECT_FALSE(parse_kv_bits("fp16").compressed());
+  for (const char* text : {"fp16", "8", "k4v3", "k8v3", "2"}) EXPECT_EQ(to_string(parse_kv_bits(text)), text);
+  for (const char* text : {"", "5", "k4", "v3", "k4v5", "k4v3 ", "kv", "-3", "3.5", "v3k4", "k4v16", "k16v8"})
+    EXPECT_NE(error_of([&] { parse_kv_bits(text); }).find("as in k4v3"), std::string::npos) << text;
   std::vector<float> x(64 * 24);
   std::vector<uint8_t> out(10000);
   EXPECT_NE(error_of([&] { kv_encode(KvSide::keys, 3, x.data(), 24, out.data()); }).find("multiple of 16"),

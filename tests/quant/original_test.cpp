@@ -27,7 +27,7 @@ TEST(Original, ConvertedCheckpointsBitForBit) {
       if (weight_of == fixture.end()) continue;
       ++slices;
       const QuantSpec spec{QuantSpec::Method::original, config[0] - '0', std::stoi(config.substr(4)), DType::f16};
-      const Weight weight = quantize(source.data<float>(), source.dim(0), source.dim(1), rotation, spec, nullptr);
+      const Weight weight = quantize(source, rotation, spec, nullptr);
       EXPECT_TRUE(same_bytes(weight.data, weight_of->second)) << config << " " << path;
       EXPECT_TRUE(same_bytes(weight.scales, fixture.at(config + "." + path + ".scales"))) << config << " " << path;
       EXPECT_TRUE(same_bytes(weight.codebook, fixture.at(config + ".codebook"))) << config << " " << path;

@@ -60,8 +60,8 @@ TEST(Quantize, SameWeightFromAnyNumberOfThreads) {
   const Rotation rotation = make_rotation(kCols, 42);
   ThreadPool pool(2);
   for (const QuantSpec& spec : all_specs()) {
-    const Weight one = quantize(w.data(), kRows, kCols, rotation, spec, nullptr);
-    const Weight two = quantize(w.data(), kRows, kCols, rotation, spec, &pool);
+    const Weight one = quantize(from_float(w.data(), {kRows, kCols}, DType::f32), rotation, spec, nullptr);
+    const Weight two = quantize(from_float(w.data(), {kRows, kCols}, DType::f32), rotation, spec, &pool);
     EXPECT_TRUE(same_bytes(one.data, two.data));
     EXPECT_TRUE(same_bytes(one.scales, two.scales));
     std::vector<float> decoded(w.size()), part(static_cast<size_t>(40 * kCols));
@@ -78,7 +78,8 @@ TEST(Quantize, SameWeightFromAnyNumberOfThreads) {
 TEST(Quantize, WithoutRotationTheRowsStayInTheirBasis) {
   constexpr int64_t kRows = 20, kCols = 64;
   std::vector<float> w = random_normal(13, kRows * kCols), decoded(w.size());
-  const Weight weight = quantize(w.data(), kRows, kCols, Rotation{}, {Method::tcq16, 8, 64, DType::f16}, nullptr);
+  const Weight weight = quantize(from_float(w.data(), {kRows, kCols}, DType::f32), Rotation{},
+                                 {Method::tcq16, 8, 64, DType::f16}, nullptr);
   decode_rows(weight, 0, kRows, decoded.data());
   EXPECT_LT(relative_error(w, decoded), 1e-4);
 }
@@ -90,10 +91,14 @@ TEST(Quantize, RejectsNanAndInfinityWithTheirPlace) {
   ThreadPool pool(2);
   for (const QuantSpec& spec : all_specs()) {
     w[17 * kCols + 3] = std::numeric_limits<float>::quiet_NaN();
-    EXPECT_EQ(error_of([&] { quantize(w.data(), kRows, kCols, rotation, spec, nullptr); }),
+    EXPECT_EQ(error_of([&] {
+                quantize(from_float(w.data(), {kRows, kCols}, DType::f32), rotation, spec, nullptr);
+              }),
               "contains NaN (row 17, column 3)");
     w[17 * kCols + 3] = -std::numeric_limits<float>::infinity();
-    EXPECT_EQ(error_of([&] { quantize(w.data(), kRows, kCols, rotation, spec, &pool); }),
+    EXPECT_EQ(error_of([&] {
+                quantize(from_float(w.data(), {kRows, kCols}, DType::f32), rotation, spec, &pool);
+              }),
               "contains infinity (row 17, column 3)");
   }
 }
@@ -101,14 +106,20 @@ TEST(Quantize, RejectsNanAndInfinityWithTheirPlace) {
 TEST(Quantize, RejectsWrongSizes) {
   const std::vector<float> w(64 * 64);
   const Rotation other = make_rotation(32, 1);
-  EXPECT_NE(error_of([&] { quantize(w.data(), 1, 64, other, {}, nullptr); }).find("does not fit"), std::string::npos);
-  EXPECT_NE(error_of([&] { quantize(w.data(), 1, 24, {}, {}, nullptr); }).find("multiple of 16"), std::string::npos);
   EXPECT_NE(error_of([&] {
-              quantize(w.data(), 1, 64, {}, {Method::tcq16, 5, 64, DType::f16}, nullptr);
+              quantize(from_float(w.data(), {1, 64}, DType::f32), other, {}, nullptr);
+            }).find("does not fit"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] {
+              quantize(from_float(w.data(), {1, 24}, DType::f32), {}, {}, nullptr);
+            }).find("multiple of 16"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] {
+              quantize(from_float(w.data(), {1, 64}, DType::f32), {}, {Method::tcq16, 5, 64, DType::f16}, nullptr);
             }).find("5 bits"),
             std::string::npos);
   EXPECT_NE(error_of([&] {
-              quantize(w.data(), 1, 64, {}, {Method::affine, 4, 48, DType::f16}, nullptr);
+              quantize(from_float(w.data(), {1, 64}, DType::f32), {}, {Method::affine, 4, 48, DType::f16}, nullptr);
             }).find("48"),
             std::string::npos);
   EXPECT_TRUE(QuantSpec{}.fits(48));

@@ -101,7 +101,7 @@ TEST(Tokenizer, Vocabulary) {
   EXPECT_EQ(smollm2().decode(Ids{49152, 2147483647}, false), "");  // as the Python package
 }
 
-// A model without its type is read by other code (the library's, src/text/rust/src/bpe.rs) with the same result.
+// A model without its type is read by other code (the library's, src/rust/src/bpe.rs) with the same result.
 TEST(Tokenizer, ReadsModelsInEitherWay) {
   std::string json = read_fixture("smollm2_tokenizer.json");
   const std::string type = R"("type":"BPE",)";

@@ -1,6 +1,5 @@
-// Linear attention of the CPU backend: the causal convolution and the gated delta rule in its recurrent form, token
-// after token. The columns of a head's memory do not see each other, so the threads share heads and columns, and a
-// token's result is the same however a text is cut into calls.
+// Linear attention of the CPU backend: the causal convolution and the gated delta rule by chunks of tokens. The threads
+// share the heads.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -14,9 +13,8 @@ namespace {
 
 constexpr int64_t kMaxTaps = 64;
 constexpr int64_t kConvChannels = 1024;  // of one task
-// Columns of one task: with keys of 128 values their memory fills an L1 cache of 32 kB.
-constexpr int64_t kDeltaColumns = 64;
-constexpr float kUnitEps = 1e-6F;  // added to the sum of squares of queries and keys
+constexpr float kLeastLogDecay = -1e4F;  // forgets everything, and sums of a chunk stay finite
+constexpr float kUnitEps = 1e-6F;        // added to the sum of squares of queries and keys
 
 float softplus(float x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 float sigmoid(float x) { return 1.0F / (1.0F + std::exp(-x)); }
@@ -53,8 +51,8 @@ void CpuOps::conv1d(const Tensor& x, const Tensor& weight, Tensor state, Tensor 
                  static_cast<size_t>(channels) * sizeof(float));
 }
 
-void CpuOps::gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, Tensor state,
-                         Tensor out) {
+void CpuOps::gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, int64_t position,
+                         Tensor state, Tensor out) {
   expect(qkv, DType::f32, 2, "gated_delta", "qkv");
   if (shape.n_key_heads < 1 || shape.key_dim < 1 || shape.value_dim < 1 || shape.n_value_heads < 1 ||
       shape.n_value_heads % shape.n_key_heads != 0)
@@ -66,11 +64,11 @@ void CpuOps::gated_delta(const Tensor& qkv, const DeltaGates& gates, const Delta
   expect(gates.b, DType::f32, Shape{tokens, heads}, "gated_delta", "b");
   expect(gates.rate, DType::f32, Shape{heads}, "gated_delta", "rate");
   expect(gates.dt_bias, DType::f32, Shape{heads}, "gated_delta", "dt_bias");
-  expect(state, DType::f32, Shape{heads, key_dim, value_dim}, "gated_delta", "state");
+  expect(state, DType::f32, Shape{heads, shape.state_floats()}, "gated_delta", "state");
   expect(out, DType::f32, Shape{tokens, shape.values()}, "gated_delta", "out");
 
   Tensor units = arena_.allocate(DType::f32, {tokens, 2 * shape.keys()});
-  Tensor decay = arena_.allocate(DType::f32, {tokens, heads}), beta = arena_.allocate(DType::f32, {tokens, heads});
+  Tensor log_decay = arena_.allocate(DType::f32, {tokens, heads}), beta = arena_.allocate(DType::f32, {tokens, heads});
   // x / sqrt(sum of squares + eps) as an RMS norm: its mean is the sum divided by key_dim.
   const auto dim = static_cast<float>(key_dim);
   const std::vector<float> key_weight(static_cast<size_t>(key_dim), 1.0F / std::sqrt(dim));
@@ -84,31 +82,43 @@ void CpuOps::gated_delta(const Tensor& qkv, const DeltaGates& gates, const Delta
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t at = t * heads + h;
         const float step = softplus(gates.a.data<float>()[at] + gates.dt_bias.data<float>()[h]);
-        decay.data<float>()[at] = std::exp(-gates.rate.data<float>()[h] * step);
+        log_decay.data<float>()[at] = std::max(kLeastLogDecay, -gates.rate.data<float>()[h] * step);
         beta.data<float>()[at] = sigmoid(gates.b.data<float>()[at]);
       }
     }
   });
-  const int64_t pieces = (value_dim + kDeltaColumns - 1) / kDeltaColumns, group = heads / shape.n_key_heads;
-  pool_.parallel_for(heads * pieces, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t h = i / pieces, first = i % pieces * kDeltaColumns, column = h * value_dim + first;
-      const float* q = units.data<float>() + h / group * key_dim;
-      kernels_.gated_delta({.tokens = tokens,
-                            .key_dim = key_dim,
-                            .columns = std::min(kDeltaColumns, value_dim - first),
-                            .q = q,
-                            .k = q + shape.keys(),
-                            .qk_stride = 2 * shape.keys(),
-                            .v = qkv.data<float>() + 2 * shape.keys() + column,
-                            .v_stride = shape.channels(),
-                            .decay = decay.data<float>() + h,
-                            .beta = beta.data<float>() + h,
-                            .gate_stride = heads,
-                            .state = state.data<float>() + h * key_dim * value_dim + first,
-                            .state_stride = value_dim,
-                            .out = out.data<float>() + column,
-                            .out_stride = shape.values()});
+  const int64_t group = heads / shape.n_key_heads;
+  pool_.parallel_for(heads, 1, [&](int64_t first, int64_t last) {
+    std::array<float, kDeltaChunk * kDeltaChunk> key_weights{}, query_weights{};
+    for (int64_t h = first; h < last; ++h) {
+      float* memory = state.data<float>() + h * shape.state_floats();
+      float* keys = memory + key_dim * value_dim;
+      float* changes = keys + key_dim * kDeltaChunk;
+      for (int64_t t = 0; t < tokens;) {
+        const int64_t begin = (position + t) % kDeltaChunk, count = std::min(kDeltaChunk - begin, tokens - t);
+        const float* q = units.data<float>() + t * 2 * shape.keys() + h / group * key_dim;
+        kernels_.gated_delta({.begin = begin,
+                              .tokens = count,
+                              .key_dim = key_dim,
+                              .value_dim = value_dim,
+                              .q = q,
+                              .k = q + shape.keys(),
+                              .qk_stride = 2 * shape.keys(),
+                              .v = qkv.data<float>() + t * shape.channels() + 2 * shape.keys() + h * value_dim,
+                              .v_stride = shape.channels(),
+                              .log_decay = log_decay.data<float>() + t * heads + h,
+                              .beta = beta.data<float>() + t * heads + h,
+                              .gate_stride = heads,
+                              .memory = memory,
+                              .keys = keys,
+                              .changes = changes,
+                              .decays = changes + kDeltaChunk * value_dim,
+                              .key_weights = key_weights.data(),
+                              .query_weights = query_weights.data(),
+                              .out = out.data<float>() + t * shape.values() + h * value_dim,
+                              .out_stride = shape.values()});
+        t += count;
+      }
     }
   });
 }

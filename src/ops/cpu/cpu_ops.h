@@ -48,7 +48,7 @@ class CpuOps final : public Ops {
   void attention_blocks(const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache, Tensor out) override;
 
   void conv1d(const Tensor& x, const Tensor& weight, Tensor state, Tensor out) override;
-  void gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, Tensor state,
+  void gated_delta(const Tensor& qkv, const DeltaGates& gates, const DeltaShape& shape, int64_t position, Tensor state,
                    Tensor out) override;
 
  private:

@@ -2,6 +2,7 @@
 #include "ops/cpu/kernels.h"
 
 #include "core/unroll.h"
+#include "ops/cpu/delta_chunk.h"
 #include "ops/cpu/delta_kernels.h"
 #include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/cpu.h"
+#include "ops/delta.h"
 
 namespace turboquant {
 
@@ -48,18 +49,28 @@ struct AttendBlocks {
   bool fetched = false;
 };
 
-/// Some columns of the memory of one head, over the tokens of one sequence.
-struct DeltaColumns {
-  int64_t tokens, key_dim, columns;
+/// New tokens of a chunk of the gated delta rule, of one value head; all tokens lie in the same chunk of kDeltaChunk
+/// (ops.h). With the memory S at the chunk's start, G_i the sum of log decays up to token i, and i, j tokens of the
+/// chunk (Yang et al. 2024, "Gated Delta Networks": the WY form, solved row by row):
+///   key_weights[i][j] = -beta_i exp(G_i - G_j) k_i . k_j,   query_weights[i][j] = exp(G_i - G_j) q_i . k_j
+///   change_i = beta_i (v_i - exp(G_i) S^T k_i) + sum of key_weights[i][j] change_j, j < i
+///   out_i = exp(G_i) S^T q_i + sum of query_weights[i][j] change_j, j <= i
+/// and when the chunk is full, S = exp(G_last) S + sum of exp(G_last - G_j) k_j change_j^T.
+struct DeltaChunk {
+  int64_t begin, tokens;  // of the chunk, `begin` are remembered and `tokens` are new; at most kDeltaChunk in all
+  int64_t key_dim, value_dim;
   const float *q, *k;  // [tokens][key_dim], unit vectors, q divided by sqrt(key_dim)
   int64_t qk_stride;   // from one token to the next, in floats, as all strides
-  const float* v;      // [tokens][columns]
+  const float* v;      // [tokens][value_dim]
   int64_t v_stride;
-  const float *decay, *beta;  // [tokens]
+  const float *log_decay, *beta;  // [tokens]
   int64_t gate_stride;
-  float* state;  // [key_dim][columns]
-  int64_t state_stride;
-  float* out;  // [tokens][columns]
+  float* memory;                       // [key_dim][value_dim]
+  float* keys;                         // [key_dim][kDeltaChunk] of the chunk; finite everywhere
+  float* changes;                      // [kDeltaChunk][value_dim]
+  float* decays;                       // [kDeltaChunk] G; finite everywhere
+  float *key_weights, *query_weights;  // [kDeltaChunk][kDeltaChunk], scratch
+  float* out;                          // [tokens][value_dim]
   int64_t out_stride;
 };
 
@@ -124,8 +135,8 @@ struct Kernels {
 
   /// out[c] = silu(sum over t of weight[t * stride + c] * x[t][c]), x[taps] -> [n].
   void (*conv1d)(const float* const* x, const float* weight, int64_t stride, int64_t taps, int64_t n, float* out);
-  /// The gated delta rule (ops.h). Each column is computed alike, whatever the others are.
-  void (*gated_delta)(const DeltaColumns& columns);
+  /// The gated delta rule (ops.h). Each token is computed alike, whichever tokens come with it.
+  void (*gated_delta)(const DeltaChunk& chunk);
 };
 
 /// The table for cpu_level().

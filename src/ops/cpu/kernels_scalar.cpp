@@ -193,23 +193,50 @@ void conv1d(const float* const* x, const float* weight, int64_t stride, int64_t 
   }
 }
 
-void gated_delta(const DeltaColumns& d) {
+void gated_delta(const DeltaChunk& d) {
   for (int64_t t = 0; t < d.tokens; ++t) {
+    const int64_t i = d.begin + t;
     const float *q = d.q + t * d.qk_stride, *k = d.k + t * d.qk_stride;
-    const float decay = d.decay[t * d.gate_stride], beta = d.beta[t * d.gate_stride];
-    for (int64_t c = 0; c < d.columns; ++c) {
-      float* memory = d.state + c;
-      float recalled = 0, result = 0;
-      for (int64_t i = 0; i < d.key_dim; ++i) recalled += memory[i * d.state_stride] * k[i];
-      const float change = (d.v[t * d.v_stride + c] - decay * recalled) * beta;
-      for (int64_t i = 0; i < d.key_dim; ++i) {
-        float& s = memory[i * d.state_stride];
-        s = decay * s + k[i] * change;
-        result += s * q[i];
+    float *key_weights = d.key_weights + i * kDeltaChunk, *query_weights = d.query_weights + i * kDeltaChunk;
+    const float beta = d.beta[t * d.gate_stride];
+    d.decays[i] = (i == 0 ? 0.0F : d.decays[i - 1]) + d.log_decay[t * d.gate_stride];
+    for (int64_t m = 0; m < d.key_dim; ++m) d.keys[m * kDeltaChunk + i] = k[m];
+    for (int64_t j = 0; j <= i; ++j) {
+      float with_key = 0, with_query = 0;
+      for (int64_t m = 0; m < d.key_dim; ++m) {
+        with_key += k[m] * d.keys[m * kDeltaChunk + j];
+        with_query += q[m] * d.keys[m * kDeltaChunk + j];
       }
-      d.out[t * d.out_stride + c] = result;
+      const float decay = std::exp(d.decays[i] - d.decays[j]);
+      key_weights[j] = -beta * decay * with_key;
+      query_weights[j] = decay * with_query;
+    }
+    const float growth = std::exp(d.decays[i]);
+    for (int64_t c = 0; c < d.value_dim; ++c) {
+      float recalled = 0, result = 0;
+      for (int64_t m = 0; m < d.key_dim; ++m) {
+        recalled += d.memory[m * d.value_dim + c] * k[m];
+        result += d.memory[m * d.value_dim + c] * q[m];
+      }
+      float change = (d.v[t * d.v_stride + c] - growth * recalled) * beta;
+      result *= growth;
+      for (int64_t j = 0; j < i; ++j) {
+        change += key_weights[j] * d.changes[j * d.value_dim + c];
+        result += query_weights[j] * d.changes[j * d.value_dim + c];
+      }
+      d.changes[i * d.value_dim + c] = change;
+      d.out[t * d.out_stride + c] = result + query_weights[i] * change;
     }
   }
+  if (d.begin + d.tokens < kDeltaChunk) return;
+  const float last = d.decays[kDeltaChunk - 1];
+  for (int64_t m = 0; m < d.key_dim; ++m)
+    for (int64_t c = 0; c < d.value_dim; ++c) {
+      float& memory = d.memory[m * d.value_dim + c];
+      memory *= std::exp(last);
+      for (int64_t j = 0; j < kDeltaChunk; ++j)
+        memory += std::exp(last - d.decays[j]) * d.keys[m * kDeltaChunk + j] * d.changes[j * d.value_dim + c];
+    }
 }
 
 }  // namespace

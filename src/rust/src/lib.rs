@@ -1,9 +1,11 @@
-//! The C interface (tq_text.h): checks and converts arguments, catches panics, and calls the modules.
+//! The C interface (tq_text.h, tq_http.h): checks and converts arguments, catches panics, and calls the modules.
 //! What a caller must keep to is said there, for all functions together.
 #![allow(clippy::missing_safety_doc)]
 
 mod bpe;
 mod chat;
+mod digest;
+mod http;
 mod json;
 mod methods;
 mod stream;
@@ -13,8 +15,11 @@ use std::cell::Cell;
 use std::ffi::c_int;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use chat::ChatTemplate;
+use digest::Digest;
+use http::{Event, Next, Request};
 use stream::Stream;
 use tokenizer::Tokenizer;
 
@@ -59,7 +64,11 @@ unsafe fn text<'a>(data: *const u8, size: usize, what: &str) -> Result<&'a str> 
 }
 
 unsafe fn put_text(out: *mut TqText, value: String) {
-    let (data, size) = give(value.into_bytes());
+    put_bytes(out, value.into_bytes());
+}
+
+unsafe fn put_bytes(out: *mut TqText, value: Vec<u8>) {
+    let (data, size) = give(value);
     *out = TqText { data, size };
 }
 
@@ -67,9 +76,9 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `body`; an error or a panic becomes one line in `error`. A panic here is bad input that a library did not
-/// expect, so it is reported like any other bad input and not printed on stderr.
-unsafe fn guarded(error: *mut TqText, body: impl FnOnce() -> Result<()>) -> c_int {
+/// Runs `body` and makes an error of a panic. A panic here is bad input that a library did not expect, so it is
+/// reported like any other bad input and not printed on stderr.
+fn caught(body: impl FnOnce() -> Result<()>) -> Result<()> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = std::panic::take_hook();
@@ -85,7 +94,12 @@ unsafe fn guarded(error: *mut TqText, body: impl FnOnce() -> Result<()>) -> c_in
         Err(message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown failure").to_string())
     });
     INSIDE.with(|inside| inside.set(false));
-    match result {
+    result
+}
+
+/// Runs `body`; an error or a panic becomes one line in `error`.
+unsafe fn guarded(error: *mut TqText, body: impl FnOnce() -> Result<()>) -> c_int {
+    match caught(body) {
         Ok(()) => 0,
         Err(message) => {
             put_text(error, message.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -281,4 +295,83 @@ pub unsafe extern "C" fn tq_template_render(
         put_text(out, chat.render(messages, variables, bos_token, eos_token, add_generation_prompt != 0)?);
         Ok(())
     })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_http_start(
+    method: *const u8,
+    method_size: usize,
+    url: *const u8,
+    url_size: usize,
+    headers: *const u8,
+    headers_size: usize,
+    patience_s: u32,
+    out: *mut *mut Request,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let method = text(method, method_size, "the method")?;
+        let url = text(url, url_size, "the address")?;
+        let headers = text(headers, headers_size, "a header")?;
+        let request = Request::start(method, url, headers, Duration::from_secs(patience_s.into()))?;
+        *out = Box::into_raw(Box::new(request));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_http_free(request: *mut Request) {
+    if !request.is_null() {
+        drop(Box::from_raw(request));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_http_next(
+    request: &mut Request,
+    wait_ms: u32,
+    event: *mut c_int,
+    status: *mut c_int,
+    data: *mut TqText,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        *event = match request.next(Duration::from_millis(wait_ms.into())) {
+            Next::Pending => 0,
+            Next::Event(Event::Head(code, headers)) => {
+                *status = code.into();
+                put_text(data, headers);
+                1
+            }
+            Next::Event(Event::Data(bytes)) => {
+                put_bytes(data, bytes);
+                2
+            }
+            Next::Event(Event::Failed(message)) => return Err(message),
+            Next::End => 3,
+        };
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub extern "C" fn tq_digest_new(sha1: c_int) -> *mut Digest {
+    Box::into_raw(Box::new(Digest::new(sha1 != 0)))
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_digest_free(digest: *mut Digest) {
+    if !digest.is_null() {
+        drop(Box::from_raw(digest));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_digest_update(digest: &mut Digest, data: *const u8, size: usize) {
+    digest.update(slice(data, size));
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_digest_hex(digest: &Digest, out: *mut TqText) {
+    put_text(out, digest.hex());
 }

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Conversions that are killed, interrupted and resumed: what is left is never taken for a model, and what is finished
+has the bytes of a conversion in one go. Needs no more than Python's standard library.
+
+    resume_test.py COMMAND DATA_FOLDER
+"""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from harness import complaints, long_job_model, run
+
+KILLS = 20
+# The scalar encoder is the slow one: the moments fall into the conversion, not into the start of the program.
+SLOW = {"TURBOQUANT_CPU": "scalar"}
+
+
+class Conversion:
+    def __init__(self, command, model, out):
+        self.command, self.out = command, out
+        self.partial = out.parent / f".{out.name}.partial"
+        self.arguments = [command, "convert", "--hf-path", model, "--mlx-path", out, "--quiet"]
+
+    def run(self, *flags, **options):
+        return run([*self.arguments, *flags], self.out.parent, env=SLOW, **options)
+
+    def run_until_killed(self, seconds, *flags):
+        """True if it had not finished by then."""
+        process = subprocess.Popen(
+            [str(a) for a in (*self.arguments, *flags)], env=SLOW, stderr=subprocess.PIPE, start_new_session=True
+        )
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return process.returncode == -signal.SIGKILL
+
+    def journal_lines(self):
+        path = self.partial / "conversion.journal"
+        return path.read_text().count("\n") if path.exists() else 0
+
+    def load(self, folder):
+        """Why the folder is not refused with one clear line, if it is not."""
+        return complaints(run([self.command, "info", folder], self.out.parent), {1}, folder.name)
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+class Tests:
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def check(self, name, right, detail=""):
+        if right:
+            self.passed += 1
+        else:
+            self.failed += 1
+            print(f"FAIL  {name} {detail}")
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    tests = Tests()
+    numbers = random.Random(4)
+    with tempfile.TemporaryDirectory(prefix="turboquant-resume-") as name:
+        root, command = Path(name), Path(sys.argv[1]).resolve()
+        model = root / "model"
+        long_job_model(Path(sys.argv[2]).resolve() / "micro" / "llama", model, layers=3)
+        whole = Conversion(command, model, root / "whole")
+        start = time.monotonic()
+        result = whole.run()
+        duration = time.monotonic() - start
+        if result.code != 0:
+            sys.exit(f"the model could not be converted: {result.stderr}")
+        expected = files(whole.out)
+
+        # Killed at random moments, each time from the start. Then one that goes on where the last one was killed.
+        conversion = Conversion(command, model, root / "killed")
+        killed = 0
+        for number in range(KILLS):
+            moment = numbers.uniform(0, duration)
+            if conversion.run_until_killed(moment):
+                killed += 1
+                tests.check(f"kill {number}: no folder of the final name", not conversion.out.exists())
+                if conversion.partial.exists():
+                    tests.check(f"kill {number}: what is left is no model", *not_empty(conversion.load(conversion.partial)))
+            else:
+                tests.check(f"kill {number}: finished first", files(conversion.out) == expected)
+                shutil.rmtree(conversion.out)
+        tests.check(f"most of {KILLS} kills hit a running conversion", killed >= KILLS / 2, f"only {killed} did")
+        result = conversion.run("--resume")
+        tests.check("resume after a kill", result.code == 0 and files(conversion.out) == expected, result.stderr)
+
+        # Killed again and again, each time going on.
+        conversion = Conversion(command, model, root / "again")
+        grown, before = 0, 0
+        for _ in range(10):
+            conversion.run_until_killed(0.4 * duration, "--resume")
+            grown += conversion.journal_lines() > before
+            before = conversion.journal_lines()
+            if conversion.out.exists():
+                break
+        result = conversion.run("--resume") if not conversion.out.exists() else None
+        tests.check("killed repeatedly, resumed", files(conversion.out) == expected, result and result.stderr)
+        tests.check("a resumed conversion does not begin anew", grown >= 2, f"the journal grew {grown} times")
+
+        # What may not be mixed: other settings, another source, two at a time.
+        conversion = Conversion(command, model, root / "mixed")
+        conversion.run_until_killed(0.5 * duration)
+        tests.check("there is something to go on with", conversion.journal_lines() > 1)
+        result = conversion.run("--resume", "--bits", "2")
+        tests.check("resume with other bits", *not_empty(complaints(result, {1}, "other settings")))
+        (model / "config.json").touch()
+        result = conversion.run("--resume")
+        tests.check("resume from a changed source", *not_empty(complaints(result, {1}, "another source")))
+        result = conversion.run()
+        tests.check("a new conversion replaces it", result.code == 0 and files(conversion.out) == expected, result.stderr)
+
+        # Ctrl-C keeps what is done only if asked to.
+        for flags, kept in (((), False), (("--resume",), True)):
+            conversion = Conversion(command, model, root / f"interrupted{kept}")
+            result = conversion.run(*flags, interrupt_when=lambda: conversion.journal_lines() > 2)
+            tests.check(f"Ctrl-C {flags}", *not_empty(complaints(result, {130})))
+            tests.check(f"Ctrl-C {flags}: folder kept: {kept}", conversion.partial.exists() == kept)
+            tests.check(f"Ctrl-C {flags}: no model", not conversion.out.exists())
+        result = conversion.run("--resume")
+        tests.check("resume after Ctrl-C", result.code == 0 and files(conversion.out) == expected, result.stderr)
+
+        # A source that is cut while it is read is a line too.
+        conversion = Conversion(command, model, root / "cut")
+        size = (model / "model.safetensors").stat().st_size
+
+        def cut():
+            if conversion.journal_lines() > 1:
+                with open(model / "model.safetensors", "r+b") as file:
+                    file.truncate(size // 8)
+            return False
+
+        result = conversion.run(interrupt_when=cut)
+        tests.check("a source that is cut", *not_empty(complaints(result, {1}, "cut")))
+        tests.check("a source that is cut: no model", not conversion.out.exists())
+    print(f"{tests.passed} passed, {tests.failed} failed")
+    sys.exit(1 if tests.failed else 0)
+
+
+def not_empty(wrong):
+    """Arguments of check: right if there is nothing wrong."""
+    return not wrong, "; ".join(wrong)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+#include "core/memory.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace turboquant {
+namespace {
+
+TEST(MachineMemory, IsPlausible) {
+  const MachineMemory memory = machine_memory();
+  EXPECT_GT(memory.total, uint64_t{64} << 20);
+  EXPECT_GT(memory.available, 0u);
+  EXPECT_LE(memory.available, memory.total);
+}
+
+TEST(PageRanges, NeighboursAreOneRange) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto at = [&](uintptr_t offset) { return reinterpret_cast<const void*>(1000 * page + offset); };
+  PageRanges pages;
+  pages.add(at(20 * page + 5), 10);
+  pages.add(at(3), 2 * page);  // ends in the third page
+  pages.add(at(3 * page), page);
+  pages.add(at(4 * page + 100), 0);
+  EXPECT_EQ(pages.bytes(), 10 + 3 * page);
+  const auto apart = pages.merged(0);
+  ASSERT_EQ(apart.size(), 2u);
+  EXPECT_EQ(apart[0].begin, 1000 * page);
+  EXPECT_EQ(apart[0].end, 1004 * page);
+  EXPECT_EQ(apart[1].begin, 1020 * page);
+  EXPECT_EQ(apart[1].end, 1021 * page);
+  EXPECT_EQ(pages.merged(16 * page).size(), 1u);
+  EXPECT_TRUE(PageRanges().merged().empty());
+}
+
+TEST(PageRanges, AreOnlyAdvice) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* data = ::mmap(nullptr, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(data, MAP_FAILED);
+  static_cast<char*>(data)[page] = 7;
+  PageRanges pages;
+  pages.add(data, 4 * page);
+  pages.will_need();
+  EXPECT_EQ(static_cast<char*>(data)[page], 7);
+  ::munmap(data, 4 * page);
+}
+
+TEST(PageWatch, IsActiveForAWhileAfterAFault) {
+  PageWatch watch;
+  for (int i = 0; i < PageWatch::kPatience; ++i) EXPECT_TRUE(watch.see(0)) << i;
+  for (int i = 0; i < 1000; ++i) EXPECT_FALSE(watch.see(0)) << i;
+  EXPECT_TRUE(watch.see(5));
+  for (int i = 1; i < PageWatch::kPatience; ++i) EXPECT_TRUE(watch.see(5)) << i;
+  EXPECT_FALSE(watch.see(5));
+}
+
+}  // namespace
+}  // namespace turboquant
