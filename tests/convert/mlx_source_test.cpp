@@ -141,8 +141,7 @@ TEST(MlxSource, SummaryCountsWeightsByLayout) {
   for (const std::string& model : kModels) {
     uint64_t weights = 0;
     const auto dense = dense_source(open_checkpoint(kMlx / model));
-    for (const TensorInfo& info : dense->tensors())
-      weights += static_cast<uint64_t>(info.shape.elements());
+    for (const TensorInfo& info : dense->tensors()) weights += static_cast<uint64_t>(info.shape.elements());
     EXPECT_EQ(summarize(*open_checkpoint(kMlx / model)).all.weights, weights) << model;
   }
 }
