@@ -70,6 +70,7 @@ void print_text(const Plan& plan) {
                  ? fmt::format("; the model was made for {} at most", plan.info.max_context)
                  : "");
   if (plan.state > 0) fmt::print("{:<27} {}\n", "State of linear attention", size_text(plan.state));
+  fmt::print("{:<27} {}\n", "Weights and KV cache", size_text(plan.chosen.bytes + plan.kv + plan.state));
   fmt::print("{:<27} {}\n", "Workspace (about)", size_text(plan.workspace));
   fmt::print("{:<27} {}  weights {}, KV cache {}\n", "Total", size_text(plan.total), weights_name(plan.chosen),
              to_string(options.kv));
@@ -151,6 +152,7 @@ void add_plan(CLI::App& app) {
   command->add_option("--head-bits", options.head_bits, "Embedding and head after conversion: 8 or 16")
       ->capture_default_str()
       ->check(CLI::IsMember({8, 16}));
+  add_precision_options(*command, options.bits_for, options.preset);
   add_kv_options(*command, state->kv_bits, state->kv_keep_layers);
   command->add_option("--ram", state->ram, "Memory to fit in, such as 48GB or 45GiB; default: of this machine");
   command->add_flag("--json", state->json, "Print JSON");

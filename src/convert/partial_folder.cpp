@@ -36,7 +36,11 @@ PartialFolder::PartialFolder(const fs::path& final, bool resume)
   is_new_ = !error && fs::create_directory(path_, error);
   if (error) throw Error(path_.string() + ": cannot create the output folder: " + error.message());
   fd_ = ::open(journal_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd_ < 0) throw Error(journal_.string() + ": cannot be written: " + std::strerror(errno));
+  if (fd_ < 0) {
+    const int reason = errno;
+    if (is_new_) remove();
+    throw Error(journal_.string() + ": cannot be written: " + std::strerror(reason));
+  }
   if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     ::close(fd_);
     throw Error(path_.string() + ": another process is writing this model; wait until it has finished");
@@ -59,7 +63,10 @@ std::set<std::string> PartialFolder::begin(const std::string& fingerprint) {
 
 PartialFolder::~PartialFolder() {
   if (fd_ >= 0) ::close(fd_);
-  if (path_.empty() || (begun_ ? resumable_ : !is_new_)) return;
+  if (!path_.empty() && (begun_ ? !resumable_ : is_new_)) remove();
+}
+
+void PartialFolder::remove() const {
   std::error_code ignored;
   fs::remove_all(path_, ignored);
   for (const fs::path& parent : made_) fs::remove(parent, ignored);

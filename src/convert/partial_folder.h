@@ -52,6 +52,7 @@ class PartialFolder {
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kShortest{20};  // between two entries
 
+  void remove() const;
   bool due() const { return Clock::now() >= next_; }
   void append(const std::string& text) const;
   void append_pending();

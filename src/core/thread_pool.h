@@ -41,8 +41,8 @@ class ThreadPool {
     }
     std::atomic<int64_t> next = 0;
     run([&](int) {
-      for (int64_t begin = 0; !failed_.load(std::memory_order_relaxed) &&
-                              (begin = next.fetch_add(grain, std::memory_order_relaxed)) < n;)
+      for (int64_t begin = 0;
+           !failed_.load(std::memory_order_relaxed) && (begin = next.fetch_add(grain, std::memory_order_relaxed)) < n;)
         body(begin, begin + grain < n ? begin + grain : n);
     });
   }

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "convert/conversion.h"
+#include "convert/options.h"
 #include "core/memory.h"
 #include "generate/state.h"
 #include "io/config.h"
@@ -30,15 +31,19 @@ bool is_compressed(const nlohmann::json& config) {
 }
 
 WeightPlan weights_as_they_are(const Summary& summary) {
-  return {16, summary.all.bytes, summary.all.bits_per_weight()};
+  return {16, summary.all.bytes, summary.all.bits_per_weight(), ""};
 }
 
-WeightPlan converted_weights(const Checkpoint& source, int bits, int head_bits) {
+WeightPlan converted_weights(const Checkpoint& source, int bits, const PlanOptions& options,
+                             const std::string& rule = "") {
   ConversionSpec spec;
   spec.linear.bits = bits;
-  spec.head_bits = head_bits;
+  spec.head_bits = options.head_bits;
+  std::vector<std::string> rules = options.bits_for;
+  if (!rule.empty()) rules.push_back(rule);
+  spec.bits_for = bits_rules(options.preset, rules, bits);
   const Conversion conversion(source, spec);
-  WeightPlan plan{bits, 0, 0};
+  WeightPlan plan{bits, 0, 0, rule};
   for (const TensorInfo& tensor : conversion.outputs()) plan.bytes += tensor.bytes();
   plan.bits_per_weight = 8.0 * static_cast<double>(plan.bytes) / static_cast<double>(conversion.parameters());
   return plan;
@@ -110,14 +115,14 @@ class Planner {
   std::vector<std::string> flags() const {
     const PlanOptions& now = plan_.options;
     std::vector<WeightPlan> lighter{plan_.chosen};
-    for (const WeightPlan& weights : plan_.weights)
-      if (weights.bits < plan_.chosen.bits && weights.bytes < plan_.chosen.bytes) lighter.push_back(weights);
+    lighter.insert(lighter.end(), plan_.lighter.begin(), plan_.lighter.end());
     std::vector<KvBits> shorter{now.kv};
     for (const KvBits& kv : choices_)
       if (cache(now.context, kv).kv < cache(now.context, now.kv).kv) shorter.push_back(kv);
     const auto text = [&](const WeightPlan& weights, KvBits kv) {
       std::string flags;
       if (weights.bits != plan_.chosen.bits) flags = "--bits " + std::to_string(weights.bits);
+      if (!weights.bits_for.empty()) flags = "--bits-for '" + weights.bits_for + "'";
       if (kv != now.kv) flags += (flags.empty() ? "" : " ") + ("--kv-bits " + to_string(kv));
       return flags;
     };
@@ -200,11 +205,17 @@ Plan make_plan(const Checkpoint& checkpoint, const PlanOptions& options) {
                               static_cast<uint64_t>(std::max<int64_t>(experts - per_token, 0));
 
   plan.weights.push_back(weights_as_they_are(summarize(checkpoint)));
-  for (const int bits : kWeightBits)
-    plan.weights.push_back(converted_weights(plan.compressed ? *shapes : checkpoint, bits, options.head_bits));
+  const Checkpoint& source = plan.compressed ? *shapes : checkpoint;
+  for (const int bits : kWeightBits) plan.weights.push_back(converted_weights(source, bits, options));
   if (options.bits == 0) plan.options.bits = plan.compressed ? 16 : 3;
   for (const WeightPlan& weights : plan.weights)
     if (weights.bits == plan.options.bits) plan.chosen = weights;
+  // Attention that has more bits than the rest by default can have as many.
+  if (plan.architecture == "gpt_oss" && plan.chosen.bits < 8 && options.bits_for.empty())
+    plan.lighter.push_back(
+        converted_weights(source, plan.chosen.bits, options, "*.self_attn.*=" + std::to_string(plan.chosen.bits)));
+  for (const WeightPlan& weights : plan.weights)
+    if (weights.bits < plan.chosen.bits && weights.bytes < plan.chosen.bytes) plan.lighter.push_back(weights);
 
   const MachineMemory machine = machine_memory();
   if (options.ram == 0) {

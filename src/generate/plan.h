@@ -19,6 +19,8 @@ struct PlanOptions {
   int64_t parallel = 1;    // sequences
   int bits = 0;       // of the weights: 2, 3, 4 after conversion, 16 as they are; 0: 3, or as they are if compressed
   int head_bits = 8;  // of embedding and head after conversion
+  std::vector<std::string> bits_for;  // of other matrices after conversion, as in ConvertOptions
+  std::string preset;                 // the same
   KvBits kv;
   int64_t kv_keep_layers = 0;  // as in CacheOptions
   uint64_t ram = 0;            // bytes; 0: the memory of this machine
@@ -29,6 +31,7 @@ struct WeightPlan {
   int bits = 0;  // 2, 3, 4: after conversion; 16: as they are
   uint64_t bytes = 0;
   double bits_per_weight = 0;
+  std::string bits_for;  // a rule beside those of the options
 };
 
 struct Plan {
@@ -40,7 +43,8 @@ struct Plan {
   bool compressed = false;          // the weights are TurboQuant's or MLX's already
   std::vector<WeightPlan> weights;  // as they are, then 4, 3, 2 bits
   WeightPlan chosen;
-  PlanOptions options;                                  // bits and ram as they were chosen
+  std::vector<WeightPlan> lighter;  // than the chosen: what flags could choose, the least loss first
+  PlanOptions options;              // bits and ram as they were chosen
   std::vector<std::pair<KvBits, uint64_t>> kv_choices;  // bytes of all sequences
   uint64_t kv = 0, state = 0, workspace = 0, total = 0;
   uint64_t available = 0;  // memory of this machine that is free now; 0 if --ram was given

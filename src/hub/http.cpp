@@ -75,7 +75,7 @@ HttpAnswer::HttpAnswer(std::string_view method, std::string url, const std::stri
     throw Error(quote(url_) + ": " + take(error));
   request_.reset(request);
   std::string head;
-  if (next(head) != kTqHttpHead) throw NetworkError("cannot reach " + origin_of(url_) + ": no answer");
+  if (next(head) != tq_http_head) throw NetworkError("cannot reach " + origin_of(url_) + ": no answer");
   for (size_t begin = 0; begin < head.size();) {
     const size_t end = std::min(head.find('\n', begin), head.size());
     const std::string line = head.substr(begin, end - begin);
@@ -89,12 +89,12 @@ HttpAnswer::HttpAnswer(std::string_view method, std::string url, const std::stri
 int HttpAnswer::next(std::string& data) {
   for (;;) {
     check_interrupt();
-    int event = kTqHttpPending;
+    int event = tq_http_pending;
     TqText text{}, error{};
     if (tq_http_next(request_.get(), kWaitMs, &event, &status_, &text, &error) != 0)
       throw NetworkError((status_ == 0 ? "cannot reach " : "connection lost to ") + origin_of(url_) + ": " +
                          take(error));
-    if (event == kTqHttpPending) continue;
+    if (event == tq_http_pending) continue;
     data = take(text);
     return event;
   }
@@ -108,7 +108,7 @@ const std::string& HttpAnswer::header(std::string_view name) const {
 
 std::optional<uint64_t> HttpAnswer::number(std::string_view name) const { return parse_number(header(name)); }
 
-bool HttpAnswer::read(std::string& piece) { return next(piece) == kTqHttpData; }
+bool HttpAnswer::read(std::string& piece) { return next(piece) == tq_http_data; }
 
 std::string HttpAnswer::text(uint64_t max_bytes) {
   std::string all, piece;

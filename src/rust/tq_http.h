@@ -20,7 +20,7 @@ int tq_http_start(const char* method, size_t method_size, const char* url, size_
 /* At any time; the transfer then ends by itself. */
 void tq_http_free(TqRequest* request);
 
-enum { kTqHttpPending = 0, kTqHttpHead = 1, kTqHttpData = 2, kTqHttpEnd = 3 };
+enum { tq_http_pending = 0, tq_http_head = 1, tq_http_data = 2, tq_http_end = 3 };
 /* Waits at most `wait_ms`. `event`: pending; head, once (`status`, and in `data` lines "name: value" with names in
  * lower case); data (bytes of the body); end. */
 int tq_http_next(TqRequest* request, uint32_t wait_ms, int* event, int* status, TqText* data, TqText* error);

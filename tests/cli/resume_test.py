@@ -2,7 +2,7 @@
 """Conversions that are killed, interrupted and resumed: what is left is never taken for a model, and what is finished
 has the bytes of a conversion in one go. Needs no more than Python's standard library.
 
-    resume_test.py COMMAND DATA_FOLDER
+    resume_test.py COMMAND DATA_FOLDER [KILLS]
 """
 
 import random
@@ -16,7 +16,6 @@ from pathlib import Path
 
 from harness import complaints, long_job_model, run
 
-KILLS = 20
 # The scalar encoder is the slow one: the moments fall into the conversion, not into the start of the program.
 SLOW = {"TURBOQUANT_CPU": "scalar"}
 
@@ -66,8 +65,9 @@ class Tests:
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
+    kills = int(sys.argv[3]) if len(sys.argv) == 4 else 20
     tests = Tests()
     numbers = random.Random(4)
     with tempfile.TemporaryDirectory(prefix="turboquant-resume-") as name:
@@ -85,7 +85,7 @@ def main():
         # Killed at random moments, each time from the start. Then one that goes on where the last one was killed.
         conversion = Conversion(command, model, root / "killed")
         killed = 0
-        for number in range(KILLS):
+        for number in range(kills):
             moment = numbers.uniform(0, duration)
             if conversion.run_until_killed(moment):
                 killed += 1
@@ -95,7 +95,7 @@ def main():
             else:
                 tests.check(f"kill {number}: finished first", files(conversion.out) == expected)
                 shutil.rmtree(conversion.out)
-        tests.check(f"most of {KILLS} kills hit a running conversion", killed >= KILLS / 2, f"only {killed} did")
+        tests.check(f"most of {kills} kills hit a running conversion", killed >= kills / 2, f"only {killed} did")
         result = conversion.run("--resume")
         tests.check("resume after a kill", result.code == 0 and files(conversion.out) == expected, result.stderr)
 

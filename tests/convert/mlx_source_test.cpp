@@ -140,8 +140,8 @@ TEST(MlxSource, SummaryCountsWeightsByLayout) {
                          {"BF16", 1}, {"affine 4 bits", 5}, {"affine 5 bits", 1}, {"affine 6 bits", 1}}));
   for (const std::string& model : kModels) {
     uint64_t weights = 0;
-    for (const TensorInfo& info : dense_source(open_checkpoint(kMlx / model))->tensors())
-      weights += static_cast<uint64_t>(info.shape.elements());
+    const auto dense = dense_source(open_checkpoint(kMlx / model));
+    for (const TensorInfo& info : dense->tensors()) weights += static_cast<uint64_t>(info.shape.elements());
     EXPECT_EQ(summarize(*open_checkpoint(kMlx / model)).all.weights, weights) << model;
   }
 }
