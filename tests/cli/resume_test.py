@@ -108,6 +108,8 @@ def main():
             before = conversion.journal_lines()
             if conversion.out.exists():
                 break
+        if conversion.partial.exists():  # as if killed while it wrote a small file
+            (conversion.partial / "config.json.1.tmp").write_text("{")
         result = conversion.run("--resume") if not conversion.out.exists() else None
         tests.check("killed repeatedly, resumed", files(conversion.out) == expected, result and result.stderr)
         tests.check("a resumed conversion does not begin anew", grown >= 2, f"the journal grew {grown} times")
