@@ -83,8 +83,8 @@ ConvertResult convert(const ConvertOptions& options) {
   result.bits_per_weight = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.parameters);
   for (const char* name : kModelFiles)
     if (const std::optional<std::string> text = source->file(name)) write_text(folder.path() / name, *text);
-  write_text(folder.path() / "config.json", conversion.config().dump(4) + "\n");
   write_text(folder.path() / "README.md", model_card(options, result));
+  write_text(folder.path() / "config.json", conversion.config().dump(4) + "\n");  // last: without it nothing loads
   folder.keep();
 
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -51,11 +51,14 @@ std::set<std::string> PartialFolder::begin(const std::string& fingerprint) {
   std::set<std::string> written;
   if (!is_new_ && resumable_) written = read_journal(fingerprint);
   begun_ = true;
+  // What goes on are the shards; a small file that was being written when the process was killed is written anew.
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error)) {
+    const bool shard = entry.path().extension() == ".partial" || entry.path().extension() == ".safetensors";
+    if (entry.path() != journal_ && (written.empty() || !shard)) fs::remove_all(entry.path(), error);
+  }
   if (!written.empty()) return written;
   replaced_ = !is_new_;
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error))
-    if (entry.path() != journal_) fs::remove_all(entry.path(), error);
   if (::ftruncate(fd_, 0) != 0) throw Error(journal_.string() + ": cannot be written: " + std::strerror(errno));
   append(fingerprint + "\n");
   return written;

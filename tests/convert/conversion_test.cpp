@@ -225,27 +225,6 @@ TEST(Conversion, RefusedSources) {
              "test-model: no linear layer to compress: Skipping model.embed_tokens: its width 40");
 }
 
-/// The checkpoint's matrices decoded and rotated back: a plain model that computes the same.
-TestCheckpoint decompressed(const Checkpoint& checkpoint, const Checkpoint& source) {
-  TestCheckpoint plain(source);
-  Loader loader(checkpoint);
-  for (const TensorInfo& info : source.tensors()) {
-    if (info.shape.rank() != 2) continue;
-    const int64_t rows = info.shape[0], cols = info.shape[1];
-    const Linear layer = loader.linear(std::string(module_of(info.name)), rows, cols);
-    std::vector<float> values(static_cast<size_t>(rows * cols));
-    decode_rows(layer.weight, 0, rows, values.data());
-    if (layer.rotation)
-      for (int64_t r = 0; r < rows; ++r)
-        rotate_inverse(layer.rotation, values.data() + r * cols, values.data() + r * cols);
-    plain.set(info.name, from_float(values.data(), {rows, cols}, DType::f32));
-    // A format may round biases: the original stores them in half precision.
-    const std::string bias = std::string(module_of(info.name)) + ".bias";
-    if (layer.bias && source.find(bias) != nullptr) plain.set(bias, layer.bias);
-  }
-  return plain;
-}
-
 // Rotation of inputs, of embeddings and of heads, signs by name, int8: a compressed model computes what its own
 // weights, decompressed, give in the plain reference.
 TEST(Conversion, CompressedModelsComputeWithTheirWeights) {

@@ -11,6 +11,8 @@
 #include "convert/options.h"
 #include "models/forward.h"
 #include "models/test_checkpoint.h"
+#include "nn/linear.h"
+#include "quant/rotation.h"
 
 namespace turboquant {
 
@@ -46,6 +48,27 @@ inline void expect_same_tensors(const Checkpoint& a, const Checkpoint& b) {
     ASSERT_EQ(of_a.bytes(), of_b.bytes()) << x.name;
     EXPECT_EQ(std::memcmp(of_a.data<char>(), of_b.data<char>(), of_a.bytes()), 0) << x.name;
   }
+}
+
+/// The checkpoint's matrices decoded and rotated back: a plain model that computes the same.
+inline TestCheckpoint decompressed(const Checkpoint& checkpoint, const Checkpoint& source) {
+  TestCheckpoint plain(source);
+  Loader loader(checkpoint);
+  for (const TensorInfo& info : source.tensors()) {
+    if (info.shape.rank() != 2) continue;
+    const int64_t rows = info.shape[0], cols = info.shape[1];
+    const Linear layer = loader.linear(std::string(module_of(info.name)), rows, cols);
+    std::vector<float> values(static_cast<size_t>(rows * cols));
+    decode_rows(layer.weight, 0, rows, values.data());
+    if (layer.rotation)
+      for (int64_t r = 0; r < rows; ++r)
+        rotate_inverse(layer.rotation, values.data() + r * cols, values.data() + r * cols);
+    plain.set(info.name, from_float(values.data(), {rows, cols}, DType::f32));
+    // A format may round biases: the original stores them in half precision.
+    const std::string bias = std::string(module_of(info.name)) + ".bias";
+    if (layer.bias && source.find(bias) != nullptr) plain.set(bias, layer.bias);
+  }
+  return plain;
 }
 
 }  // namespace turboquant

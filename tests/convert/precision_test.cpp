@@ -164,24 +164,6 @@ TEST(Precision, PresetsRaiseWhatMatters) {
   EXPECT_EQ(stored_bits(*result, "model.layers.0.mlp.experts.2.down_proj"), 2);
 }
 
-/// The checkpoint's matrices decoded and rotated back: a plain model that computes the same.
-TestCheckpoint decompressed(const Checkpoint& checkpoint, const Checkpoint& source) {
-  TestCheckpoint plain(source);
-  Loader loader(checkpoint);
-  for (const TensorInfo& info : source.tensors()) {
-    if (role_of(info.name) == Role::other) continue;
-    const int64_t rows = info.shape[0], cols = info.shape[1];
-    const Linear layer = loader.linear(std::string(module_of(info.name)), rows, cols);
-    std::vector<float> values(static_cast<size_t>(rows * cols));
-    decode_rows(layer.weight, 0, rows, values.data());
-    if (layer.rotation)
-      for (int64_t r = 0; r < rows; ++r)
-        rotate_inverse(layer.rotation, values.data() + r * cols, values.data() + r * cols);
-    plain.set(info.name, from_float(values.data(), {rows, cols}, DType::f32));
-  }
-  return plain;
-}
-
 // Layers of one input with 2, 3, 4, 8 and 16 bits side by side, in attention, in a dense block, and among experts: each
 // reads the input in its own basis and type.
 TEST(Precision, MixedBitsComputeWithTheirWeights) {
