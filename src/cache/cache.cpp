@@ -16,6 +16,9 @@ void LayerCache::recur(Ops& /*ops*/, const Tensor& /*qkv*/, const Tensor& /*conv
                        const DeltaShape& /*shape*/, Tensor /*out*/) {
   throw Error("this layer's cache keeps no state of linear attention");
 }
+void LayerCache::read(Ops& /*ops*/, int64_t /*begin*/, Tensor /*keys*/, Tensor /*values*/) const {
+  throw Error("this layer's cache keeps no keys and values");
+}
 // NOLINTEND(performance-unnecessary-value-param)
 
 void LayerCache::check_reach(int64_t length) const {
@@ -23,8 +26,25 @@ void LayerCache::check_reach(int64_t length) const {
     throw Error("a cache of " + std::to_string(this->length()) + " tokens cannot go back to " + std::to_string(length));
 }
 
+const Tensor& LayerState::tensor(const std::string& name, DType dtype, const Shape& shape) const {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) throw Error("no tensor '" + name + "'");
+  const Tensor& tensor = found->second;
+  if (tensor.dtype() != dtype || tensor.shape() != shape)
+    throw Error("'" + name + "' is " + std::string(turboquant::name(tensor.dtype())) + " " + to_string(tensor.shape()) +
+                ", expected " + std::string(turboquant::name(dtype)) + " " + to_string(shape));
+  return tensor;
+}
+
+int64_t LayerState::rows(const std::string& name) const {
+  const auto found = tensors.find(name);
+  return found == tensors.end() || found->second.shape().rank() == 0 ? 0 : found->second.dim(0);
+}
+
 Cache Cache::fork() const {
   Cache copy;
+  copy.memory = memory;
+  copy.options = options;
   for (const auto& layer : layers) copy.layers.push_back(layer->fork());
   return copy;
 }

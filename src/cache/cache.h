@@ -3,13 +3,40 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/tensor.h"
 #include "ops/ops.h"
 
 namespace turboquant {
+
+/// What the cache of one layer keeps of a sequence.
+struct LayerMemory {
+  int64_t n_kv_heads = 0, head_dim = 0;  // of the keys, and of the values, of each token; 0 heads: none are kept
+  int64_t window = 0;                    // only so many tokens; 0: all
+  int64_t state_floats = 0;              // of linear attention, F32, whatever the number of tokens
+
+  int64_t width() const { return n_kv_heads * head_dim; }
+  /// As operations on keys and values alone want it.
+  AttentionShape shape() const { return {n_kv_heads, n_kv_heads, head_dim, 1, window, {}}; }
+};
+
+/// What a cache remembers, as tensors that do not depend on the backend; named within the layer.
+struct LayerState {
+  int64_t length = 0;  // tokens
+  std::map<std::string, Tensor> tensors;
+
+  /// A tensor as restore() needs it. Error if it is missing, or of another type or shape.
+  const Tensor& tensor(const std::string& name, DType dtype, const Shape& shape) const;
+  /// The first dimension of a tensor, or 0.
+  int64_t rows(const std::string& name) const;
+};
+
+/// A copy in another floating-point type.
+inline Tensor in_type(const Tensor& x, DType dtype) { return from_float(to_float(x).data<float>(), x.shape(), dtype); }
 
 class LayerCache {
  public:
@@ -36,6 +63,15 @@ class LayerCache {
   /// bit, as one that never saw them.
   virtual void trim(int64_t length) = 0;
 
+  /// Writes the keys and values of tokens begin, begin + 1, ... as attention sees them: F32 [tokens,
+  /// LayerMemory::width()]. Error: the tokens are not remembered.
+  virtual void read(Ops& ops, int64_t begin, Tensor keys, Tensor values) const;
+  /// Everything that is remembered.
+  virtual LayerState save(Ops& ops) const = 0;
+  /// Goes on, to the last bit, as the cache that was saved. For empty caches of the same kind and sizes. Error: the
+  /// state is not one of such a cache.
+  virtual void restore(Ops& ops, const LayerState& state) = 0;
+
  protected:
   LayerCache() = default;
   LayerCache(const LayerCache&) = default;
@@ -44,21 +80,42 @@ class LayerCache {
 };
 
 /// The state of linear attention, F32: as large after many tokens as after one.
-std::unique_ptr<LayerCache> make_recurrent_cache();
+std::unique_ptr<LayerCache> make_recurrent_cache(const LayerMemory& memory);
 
 /// Keys and values in full precision, F16 or F32, in pages.
-std::unique_ptr<LayerCache> make_full_cache(DType dtype);
+std::unique_ptr<LayerCache> make_full_cache(const LayerMemory& memory, DType dtype);
 /// Its bytes() after so many tokens.
-size_t full_cache_bytes(const Ops& ops, const AttentionShape& shape, DType dtype, int64_t tokens);
+size_t full_cache_bytes(const Ops& ops, const LayerMemory& memory, DType dtype, int64_t tokens);
 
 /// Keys and values compressed (quant/kv.h), all but the first kKvFirstTokens and the newest, in F16: at least one block
 /// of kKvBlockTokens, at most two. For layers without a window. Error: heads that cannot be compressed.
-std::unique_ptr<LayerCache> make_compressed_cache(KvBits bits, int64_t head_dim);
+std::unique_ptr<LayerCache> make_compressed_cache(const LayerMemory& memory, KvBits bits);
 /// Its bytes() after so many tokens.
-size_t compressed_cache_bytes(const Ops& ops, const AttentionShape& shape, KvBits bits, int64_t tokens);
+size_t compressed_cache_bytes(const Ops& ops, const LayerMemory& memory, KvBits bits, int64_t tokens);
+
+/// Keys and values as the original, turboquant-mlx, compresses them (quant/kv_original.h): all of them, and all are
+/// decoded for each step. For comparison. `group_size`, or what of it divides head_dim, has one scale.
+std::unique_ptr<LayerCache> make_original_cache(const LayerMemory& memory, KvBits bits, int64_t group_size);
+/// Its bytes() after so many tokens.
+size_t original_cache_bytes(const LayerMemory& memory, KvBits bits, int64_t group_size, int64_t tokens);
+
+enum class KvFormat { tcq, original };
+
+/// How the caches of a model's layers keep keys and values.
+struct CacheOptions {
+  DType dtype = DType::f16;         // of keys and values that are not compressed
+  KvBits kv_bits = {};              // compresses layers of full attention
+  int64_t keep_layers = 0;          // but not so many first and so many last of those that keep keys and values
+  KvFormat format = KvFormat::tcq;  // of what is compressed
+  int64_t group_size = 64;          // of KvFormat::original
+
+  bool operator==(const CacheOptions&) const = default;
+};
 
 struct Cache {
   std::vector<std::unique_ptr<LayerCache>> layers;
+  std::vector<LayerMemory> memory;  // of each layer
+  CacheOptions options;             // what the layers were made from, with `memory`
 
   int64_t length() const { return layers.empty() ? 0 : layers.front()->length(); }
   size_t bytes() const {

@@ -1,4 +1,5 @@
 #include <cstring>
+#include <string>
 
 #include "cache/cache.h"
 
@@ -14,6 +15,8 @@ Tensor copy_of(const Tensor& x) {
 
 class RecurrentCache final : public LayerCache {
  public:
+  explicit RecurrentCache(const LayerMemory& memory) : floats_(memory.state_floats) {}
+
   void recur(Ops& ops, const Tensor& qkv, const Tensor& conv, const DeltaGates& gates, const DeltaShape& shape,
              Tensor out) override {
     if (!delta_) {
@@ -30,8 +33,7 @@ class RecurrentCache final : public LayerCache {
   size_t bytes() const override { return delta_ ? inputs_.bytes() + delta_.bytes() : 0; }
 
   std::unique_ptr<LayerCache> fork() const override {
-    auto copy = std::make_unique<RecurrentCache>();
-    copy->length_ = length_;
+    auto copy = std::make_unique<RecurrentCache>(*this);
     copy->inputs_ = copy_of(inputs_);
     copy->delta_ = copy_of(delta_);
     return copy;
@@ -45,7 +47,27 @@ class RecurrentCache final : public LayerCache {
     inputs_ = delta_ = Tensor();
   }
 
+  LayerState save(Ops& /*ops*/) const override {
+    LayerState state{length_, {}};
+    if (delta_) state.tensors = {{"inputs", copy_of(inputs_)}, {"delta", copy_of(delta_)}};
+    return state;
+  }
+  void restore(Ops& /*ops*/, const LayerState& state) override {
+    if (state.length == 0) return;
+    const auto inputs = state.tensors.find("inputs"), delta = state.tensors.find("delta");
+    if (inputs == state.tensors.end() || delta == state.tensors.end()) throw Error("no tensors 'inputs' and 'delta'");
+    for (const auto& [name, x] : state.tensors)
+      if (x.dtype() != DType::f32 || x.shape().rank() != 2) throw Error("'" + name + "' is not F32 of two dimensions");
+    if (inputs->second.elements() + delta->second.elements() != floats_)
+      throw Error("'inputs' and 'delta' have " + std::to_string(inputs->second.elements() + delta->second.elements()) +
+                  " values, expected " + std::to_string(floats_));
+    length_ = state.length;
+    inputs_ = copy_of(inputs->second);
+    delta_ = copy_of(delta->second);
+  }
+
  private:
+  int64_t floats_;
   int64_t length_ = 0;
   Tensor inputs_;  // F32 [taps - 1, channels], of the convolution
   Tensor delta_;   // F32 [n_value_heads, DeltaShape::state_floats()]
@@ -53,6 +75,8 @@ class RecurrentCache final : public LayerCache {
 
 }  // namespace
 
-std::unique_ptr<LayerCache> make_recurrent_cache() { return std::make_unique<RecurrentCache>(); }
+std::unique_ptr<LayerCache> make_recurrent_cache(const LayerMemory& memory) {
+  return std::make_unique<RecurrentCache>(memory);
+}
 
 }  // namespace turboquant

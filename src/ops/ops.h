@@ -136,6 +136,9 @@ class Ops {
   /// Writes keys and values of new tokens, F32 [tokens, n_kv_heads * head_dim], at positions length .. length + tokens.
   virtual void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape,
                          const KvPages& cache) = 0;
+  /// Reads the keys and values of positions begin, begin + 1, ...: F32 [tokens, n_kv_heads * head_dim].
+  virtual void read_kv(const AttentionShape& shape, const KvPages& cache, int64_t begin, Tensor keys,
+                       Tensor values) const = 0;
   /// Causal attention of one sequence: query i of `queries` F32 [tokens, n_heads * head_dim] sees the positions up to
   /// cache.length - tokens + i, within its window. Writes `out`, of the same shape.
   virtual void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) = 0;
@@ -149,6 +152,9 @@ class Ops {
   /// Compresses a full exact block. If `first` is given, the block is the first of all, and its first tokens are kept.
   virtual void compress_block(const std::byte* exact, const AttentionShape& shape, const KvCode& code,
                               std::byte* compressed, std::byte* first) = 0;
+  /// As read_kv(): compressed ones are decoded and rotated back.
+  virtual void read_blocks(const AttentionShape& shape, const KvBlocks& cache, int64_t begin, Tensor keys,
+                           Tensor values) const = 0;
   /// As attention(), without a window. The queries lie behind all compressed tokens.
   virtual void attention_blocks(const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache,
                                 Tensor out) = 0;

@@ -78,12 +78,13 @@ TEST(FullCache, AttentionInAnyPieces) {
     for (const DType dtype : {DType::f16, DType::f32}) {
       const Inputs in(shape, 300);
       const std::vector<double> expected = formula(in, dtype);
-      const auto cache = make_full_cache(dtype);
+      const LayerMemory memory{shape.n_kv_heads, shape.head_dim};
+      const auto cache = make_full_cache(memory, dtype);
       const std::vector<float> whole = attended(*cache, in, 300);
       ASSERT_EQ(whole.size(), expected.size());
       for (size_t i = 0; i < whole.size(); ++i) ASSERT_NEAR(whole[i], expected[i], 2e-5) << i;
       for (const int64_t chunk : {1, 64, 257}) {
-        const auto other = make_full_cache(dtype);
+        const auto other = make_full_cache(memory, dtype);
         EXPECT_EQ(attended(*other, in, chunk), whole) << "pieces of " << chunk;
       }
     }
@@ -92,7 +93,7 @@ TEST(FullCache, AttentionInAnyPieces) {
 TEST(FullCache, LargeScoresDoNotOverflow) {
   Inputs in({2, 1, 16, 1.0F}, 20);
   for (float& x : in.q) x *= 100;
-  const std::vector<float> out = attended(*make_full_cache(DType::f32), in, 20);
+  const std::vector<float> out = attended(*make_full_cache({1, 16}, DType::f32), in, 20);
   for (const float x : out) ASSERT_TRUE(std::isfinite(x));
   for (int64_t d = 0; d < 32; ++d)  // the first token sees only itself
     EXPECT_FLOAT_EQ(out[static_cast<size_t>(d)], in.v[static_cast<size_t>(d % 16)]);
@@ -102,7 +103,7 @@ TEST(FullCache, LengthAndBytes) {
   Cache cache;
   EXPECT_EQ(cache.length(), 0);
   EXPECT_EQ(cache.bytes(), 0u);
-  cache.layers.push_back(make_full_cache(DType::f16));
+  cache.layers.push_back(make_full_cache({2, 32}, DType::f16));
   EXPECT_EQ(cache.length(), 0);
   EXPECT_EQ(cache.bytes(), 0u);
   const Inputs in({4, 2, 32, 0.18F}, 257);
@@ -115,12 +116,15 @@ TEST(FullCache, LengthAndBytes) {
 }
 
 TEST(FullCache, OtherTypesAreRefused) {
-  EXPECT_HAS(error_of([] { make_full_cache(DType::bf16); }), "a full-precision cache is F16 or F32, not BF16");
+  EXPECT_HAS(error_of([] { make_full_cache({2, 32}, DType::bf16); }), "a full-precision cache is F16 or F32, not BF16");
 }
 
 TEST(FullCache, HeadsThatTheKernelsDoNotHaveAreRefused) {
   const Inputs in({2, 2, 24, 0.2F}, 3);
-  EXPECT_HAS(error_of([&] { attended(*make_full_cache(DType::f16), in, 3); }), "head_dim must be a multiple of 16");
+  EXPECT_HAS(error_of([&] {
+               attended(*make_full_cache({2, 24}, DType::f16), in, 3);
+             }),
+             "head_dim must be a multiple of 16");
 }
 
 }  // namespace

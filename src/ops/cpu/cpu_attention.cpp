@@ -70,6 +70,38 @@ void CpuOps::append_kv(const Tensor& keys, const Tensor& values, const Attention
   });
 }
 
+void CpuOps::read_kv(const AttentionShape& shape, const KvPages& cache, int64_t begin, Tensor keys,
+                     Tensor values) const {
+  const int64_t dim = shape.head_dim, width = shape.n_kv_heads * dim;
+  expect(keys, DType::f32, 2, "read_kv", "keys");
+  expect_cache(shape, cache, cache.length, "read_kv");
+  expect_equal(keys.dim(1), width, "read_kv", "width of keys");
+  expect(values, DType::f32, keys.shape(), "read_kv", "values");
+  if (begin < 0 || begin + keys.dim(0) > cache.length ||
+      (keys.dim(0) > 0 && cache.pages[static_cast<size_t>(begin / kPageTokens)] == nullptr))
+    throw Error("read_kv: tokens that are not in the cache");
+  const size_t head_bytes = static_cast<size_t>(kPageTokens * dim) * item_size(cache.dtype);
+  const auto load = [&](const std::byte* base, int64_t at) {
+    return cache.dtype == DType::f16 ? half_to_float(reinterpret_cast<const uint16_t*>(base)[at])
+                                     : reinterpret_cast<const float*>(base)[at];
+  };
+  pool_.parallel_for(keys.dim(0), std::max<int64_t>(1, 2048 / width), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t position = begin + i, token = position % kPageTokens;
+      const std::byte* page = cache.pages[static_cast<size_t>(position / kPageTokens)];
+      for (int64_t h = 0; h < shape.n_kv_heads; ++h) {
+        const std::byte* key_base = page + static_cast<size_t>(2 * h) * head_bytes;
+        const std::byte* value_base = key_base + head_bytes;
+        for (int64_t d = 0; d < dim; ++d) {
+          keys.data<float>()[i * width + h * dim + d] =
+              load(key_base, (token / kKeyLanes * dim + d) * kKeyLanes + token % kKeyLanes);
+          values.data<float>()[i * width + h * dim + d] = load(value_base, token * dim + d);
+        }
+      }
+    }
+  });
+}
+
 void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) {
   expect(queries, DType::f32, 2, "attention", "queries");
   expect_cache(shape, cache, cache.length, "attention");

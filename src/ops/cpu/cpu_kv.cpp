@@ -276,6 +276,57 @@ void CpuOps::compress_block(const std::byte* exact, const AttentionShape& shape,
   });
 }
 
+void CpuOps::read_blocks(const AttentionShape& shape, const KvBlocks& cache, int64_t begin, Tensor keys,
+                         Tensor values) const {
+  const int64_t dim = shape.head_dim, width = shape.n_kv_heads * dim, n = kKvBlockTokens * dim;
+  expect(keys, DType::f32, 2, "read_blocks", "keys");
+  expect_blocks(shape, cache, cache.length, "read_blocks");
+  expect_equal(keys.dim(1), width, "read_blocks", "width of keys");
+  expect(values, DType::f32, keys.shape(), "read_blocks", "values");
+  const int64_t end = begin + keys.dim(0), compressed = static_cast<int64_t>(cache.compressed.size());
+  if (begin < 0 || end > cache.length) throw Error("read_blocks: tokens that are not in the cache");
+  if (end == begin) return;
+  const int64_t first_block = begin / kKvBlockTokens, blocks = (end - 1) / kKvBlockTokens + 1 - first_block;
+  // One head's keys or values of a block.
+  const auto read = [&](int64_t block, int64_t head, KvSide side, std::vector<float>& x) {
+    const bool is_keys = side == KvSide::keys;
+    const auto halves = [&](const uint16_t* from, int64_t tokens) {  // exact ones
+      if (!is_keys) from += tokens * dim;
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t d = 0; d < dim; ++d)
+          x[static_cast<size_t>(t * dim + d)] =
+              half_to_float(from[is_keys ? (t / kKeyLanes * dim + d) * kKeyLanes + t % kKeyLanes : t * dim + d]);
+    };
+    if (block >= compressed)
+      return halves(reinterpret_cast<const uint16_t*>(cache.exact[static_cast<size_t>(block - compressed)]) +
+                        head * exact_head_halves(dim),
+                    kKvBlockTokens);
+    const KvCode& code = *cache.code;
+    const auto* codes = reinterpret_cast<const uint8_t*>(cache.compressed[static_cast<size_t>(block)]) +
+                        head * kv_head_bytes(code.bits, dim) + (is_keys ? 0 : kv_side_bytes(code.bits.keys, dim));
+    kv_decode(side, is_keys ? code.bits.keys : code.bits.values, codes, dim, x.data());
+    for (int64_t t = 0; t < kKvBlockTokens; ++t)
+      rotate_inverse(is_keys ? code.keys : code.values, x.data() + t * dim, x.data() + t * dim);
+    if (block == 0)
+      halves(reinterpret_cast<const uint16_t*>(cache.first) + head * first_head_halves(dim), kKvFirstTokens);
+  };
+  pool_.parallel_for(blocks * shape.n_kv_heads, 1, [&](int64_t from, int64_t to) {
+    std::vector<float> x(static_cast<size_t>(n));
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t block = first_block + i / shape.n_kv_heads, head = i % shape.n_kv_heads;
+      for (const KvSide side : {KvSide::keys, KvSide::values}) {
+        read(block, head, side, x);
+        float* out = (side == KvSide::keys ? keys : values).data<float>() + head * dim;
+        for (int64_t t = 0; t < kKvBlockTokens; ++t) {
+          const int64_t position = block * kKvBlockTokens + t;
+          if (position >= begin && position < end)
+            std::memcpy(out + (position - begin) * width, x.data() + t * dim, static_cast<size_t>(dim) * sizeof(float));
+        }
+      }
+    }
+  });
+}
+
 void CpuOps::attention_blocks(const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache, Tensor out) {
   expect(queries, DType::f32, 2, "attention_blocks", "queries");
   expect_blocks(shape, cache, cache.length, "attention_blocks");

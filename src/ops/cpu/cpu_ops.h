@@ -37,6 +37,8 @@ class CpuOps final : public Ops {
   int64_t page_tokens() const override { return kPageTokens; }
   size_t page_bytes(const AttentionShape& shape, DType dtype) const override;
   void append_kv(const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) override;
+  void read_kv(const AttentionShape& shape, const KvPages& cache, int64_t begin, Tensor keys,
+               Tensor values) const override;
   void attention(const Tensor& queries, const AttentionShape& shape, const KvPages& cache, Tensor out) override;
 
   size_t exact_block_bytes(const AttentionShape& shape) const override;
@@ -45,6 +47,8 @@ class CpuOps final : public Ops {
                      const KvBlocks& cache) override;
   void compress_block(const std::byte* exact, const AttentionShape& shape, const KvCode& code, std::byte* compressed,
                       std::byte* first) override;
+  void read_blocks(const AttentionShape& shape, const KvBlocks& cache, int64_t begin, Tensor keys,
+                   Tensor values) const override;
   void attention_blocks(const Tensor& queries, const AttentionShape& shape, const KvBlocks& cache, Tensor out) override;
 
   void conv1d(const Tensor& x, const Tensor& weight, Tensor state, Tensor out) override;
