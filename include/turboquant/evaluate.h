@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "turboquant/error.h"
+#include "turboquant/kv_cache.h"
 
 namespace turboquant {
 
@@ -24,12 +25,11 @@ struct EvaluateOptions {
   uint32_t python_hash_seed = 0;  ///< of the original's format
   /// Rows of the original's format with QJL residuals, too; for a converted folder: with those that it has.
   bool qjl = true;
-  int num_samples = 512;  ///< windows
-  int seq_len = 512;      ///< tokens a window
-  /// Rows of the model with a compressed KV cache: "k4v3", "3"; see LoadOptions.
-  std::vector<std::string> kv_bits;
-  int kv_keep_layers = 0;
-  std::string text;  ///< file
+  int num_samples = 512;             ///< windows
+  int seq_len = 512;                 ///< tokens a window
+  std::vector<std::string> kv_bits;  ///< rows of the model with a compressed KV cache: "k4v3", "3"
+  KvCacheOptions kv;                 ///< of these rows; its `bits` are not used
+  std::string text;                  ///< file
   /// "original": every next token of a window is scored. "llama.cpp": the second half, BOS first where the model has
   /// it.
   std::string protocol = "original";
@@ -47,9 +47,10 @@ struct EvaluateRow {
   std::string config;  ///< "FP16", "TCQ16 3-bit", "TCQ16 3-bit mixed", "TurboQuant 3-bit", "TurboQuant 3+QJL", ...
   std::string format;  ///< "none", "tcq16", "original", "original+qjl", "affine"
   int bits = 16;
-  std::string kv = "fp16";    ///< precision of the KV cache
-  double kv_token_bytes = 0;  ///< of the KV cache after a window, a token
-  std::string text;           ///< name of the text file
+  std::string kv = "fp16";                        ///< precision of the KV cache
+  double kv_token_bytes = 0;                      ///< of the KV cache after a window, a token
+  double kv_key_cosine = 1, kv_value_cosine = 1;  ///< mean, of compressed vectors to exact ones, on the first window
+  std::string text;                               ///< name of the text file
   double perplexity = 0, perplexity_se = 0;
   double kl = 0, kl_p99 = 0;  ///< mean and 99% quantile of KL(baseline || row) a token, nats
   double top1 = 1;            ///< share of tokens where both have the same most likely next token

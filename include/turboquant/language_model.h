@@ -10,21 +10,18 @@
 #include <vector>
 
 #include "turboquant/error.h"
+#include "turboquant/kv_cache.h"
 
 namespace turboquant {
 
 struct LoadOptions {
-  int threads = 0;                      ///< 0: one a processor
-  bool exact = false;                   ///< fp32 activations instead of int8: slower, for comparisons
-  std::string cache_dtype = "float16";  ///< of the KV cache: "float16" or "float32"
-  /// The KV cache of layers with full attention, compressed: "k4v3" for keys of 4 bits and values of 3, "3" for both;
-  /// 2, 3, 4 or 8. "fp16": not compressed.
-  std::string kv_bits = "fp16";
-  int kv_keep_layers = 0;  ///< so many first and last layers that have a KV cache keep theirs as it is
-  std::string revision;    ///< of a model on the hub: branch, tag, commit; empty: main
-  bool qjl = true;         ///< with the QJL residuals of turboquant-mlx's files
-  bool preload = false;    ///< read all weights into memory before the first token
-  bool lock = false;       ///< and keep them there (mlock)
+  int threads = 0;                                     ///< 0: one a processor
+  bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
+  KvCacheOptions kv;                                   ///< of caches that are not made with others
+  std::string revision;                                ///< of a model on the hub: branch, tag, commit; empty: main
+  bool qjl = true;                                     ///< with the QJL residuals of turboquant-mlx's files
+  bool preload = false;                                ///< read all weights into memory before the first token
+  bool lock = false;                                   ///< and keep them there (mlock)
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
 
@@ -39,12 +36,19 @@ struct GenerateOptions {
   std::vector<std::string> stop;  ///< the text ends before the first of these
   bool raw = false;               ///< the prompt as it is, without the chat template
   std::string system;             ///< system message for the chat template; empty: the template's own
+  /// Goes on from what this cache shares with the prompt; in the end it remembers the prompt and the answer, but for
+  /// the last token. None: a new cache.
+  KvCache* cache = nullptr;
+  /// Called when the cache has read all of the prompt but its last token: what is then saved serves every prompt that
+  /// begins so.
+  std::function<void()> on_prompt;
 };
 
 struct GenerateResult {
   std::string text;
   std::vector<int32_t> tokens;  ///< generated, without the end token
   int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;   ///< of the prompt, that the cache remembered
   double prefill_seconds = 0;  ///< from the prompt to the first token
   double decode_seconds = 0;   ///< of all further tokens
   std::string finish_reason;  ///< "stop": end token or stop string; "length": max_tokens or a full context; "cancelled"
@@ -64,6 +68,16 @@ class LanguageModel {
   /// `on_text` gets the text piece by piece, always whole UTF-8 characters; it returns false to stop.
   GenerateResult generate(std::string_view prompt, const GenerateOptions& options = {},
                           const std::function<bool(std::string_view)>& on_text = {});
+  /// A new, empty cache; with the options of load() if none are given. Error: options that do not exist or do not fit.
+  KvCache make_cache() const;
+  KvCache make_cache(const KvCacheOptions& options) const;
+  /// A cache that KvCache::save() wrote; it goes on to the last bit as the saved one. Error: a damaged file, or one of
+  /// another model or of other settings than those of load().
+  KvCache load_cache(const std::string& path) const;
+  /// Feeds tokens, one or more, and returns the logits behind the last one, [vocab_size()]. Error: a token outside the
+  /// vocabulary, a text longer than max_context(), a cache of another model.
+  std::vector<float> forward(KvCache& cache, const std::vector<int32_t>& tokens);
+
   std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
   std::string decode(const std::vector<int32_t>& tokens, bool skip_special = true) const;
   bool has_chat_template() const;
@@ -74,8 +88,8 @@ class LanguageModel {
   State& state() { return *state_; }
 
  private:
-  explicit LanguageModel(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
+  explicit LanguageModel(std::shared_ptr<State> state);
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace turboquant

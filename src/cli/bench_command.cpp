@@ -41,8 +41,9 @@ double routed_share(const Checkpoint& checkpoint) {
 }
 
 struct BenchOptions {
-  std::string model, revision, synthetic, json, kv_bits = "fp16";
-  int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64, depth = 0, kv_keep_layers = 0;
+  std::string model, revision, synthetic, json;
+  KvCacheOptions kv;
+  int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64, depth = 0;
   bool kernels = false, preload = false, lock = false;
 };
 
@@ -156,8 +157,7 @@ class Bench {
 
   void model(const Checkpoint& checkpoint, const std::string& given) {
     const auto loading = Clock::now();
-    const std::unique_ptr<Model> model =
-        load_model(checkpoint, ops_, {.cache = cache_options(options_.kv_bits, options_.kv_keep_layers)});
+    const std::unique_ptr<Model> model = load_model(checkpoint, ops_, {.cache = cache_options(options_.kv)});
     if (options_.depth + options_.repeats * options_.tokens + 1 > model->info().max_context)
       throw UsageError(fmt::format("--depth {}: with {} runs of {} tokens more than the model's context of {}",
                                    options_.depth, options_.repeats, options_.tokens, model->info().max_context));
@@ -201,8 +201,7 @@ class Bench {
     }
     if (options_.depth > 0) token_bytes += cache_bytes;
     const double tok = 1 / median(decode_s), rate = token_bytes * tok * 1e-9;
-    const std::string kv = options_.kv_bits.empty() ? "fp16" : options_.kv_bits;
-    const std::string at = options_.depth > 0 ? fmt::format(" at {}, KV {}", options_.depth, kv) : "";
+    const std::string at = options_.depth > 0 ? fmt::format(" at {}, KV {}", options_.depth, options_.kv.bits) : "";
     add({label + " decode" + at, tok, rate, 0, memory_, rate / memory_});
     if (options_.depth > 0) fmt::print("{:<34} {:.1f} MB\n", label + " KV cache", cache_bytes * 1e-6);
     const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s),
@@ -239,7 +238,7 @@ void add_bench(CLI::App& app) {
   command->add_option("--depth", options->depth, "Tokens in the cache before a decode run, of random content")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  add_kv_options(*command, options->kv_bits, options->kv_keep_layers);
+  add_kv_options(*command, options->kv);
   command->add_option("--repeats", options->repeats, "Runs, of which the median counts")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

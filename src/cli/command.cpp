@@ -4,6 +4,7 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <charconv>
 #include <csignal>
 #include <new>
 
@@ -17,6 +18,7 @@
 namespace turboquant {
 namespace {
 
+constexpr const char* kDefaultKvBits = "k4v3";
 constexpr int kError = 1, kUsage = 2, kInterrupted = 130;
 
 // Every error is one line, whatever a file or a path put into it.
@@ -77,19 +79,51 @@ void add_threads_option(CLI::App& command, int& threads) {
       ->check(CLI::Range(0, 1024));
 }
 
-void add_kv_options(CLI::App& command, std::string& kv_bits, int& kv_keep_layers) {
-  command
-      .add_option("--kv-bits", kv_bits,
-                  "KV cache: fp16, compressed to 2, 3, 4 or 8, or keys and values apart as in k4v3")
+void add_cache_dtype_option(CLI::App& command, KvCacheOptions& kv) {
+  command.add_option("--cache-dtype", kv.dtype, "KV cache that is not compressed: float16 or float32")
       ->capture_default_str();
-  add_kv_keep_layers_option(command, kv_keep_layers);
 }
 
-void add_kv_keep_layers_option(CLI::App& command, int& kv_keep_layers) {
+void add_kv_format_options(CLI::App& command, KvCacheOptions& kv) {
   command
-      .add_option("--kv-keep-layers", kv_keep_layers,
+      .add_option("--kv-format", kv.format,
+                  "tcq: trellis codes, first and newest tokens exact; original: as turboquant-mlx does, for comparison")
+      ->capture_default_str();
+  command.add_option("--kv-group-size", kv.group_size, "Group size of --kv-format original: 32, 64 or 128")
+      ->capture_default_str();
+  command
+      .add_option("--kv-keep-layers", kv.keep_layers,
                   "So many first and last layers with a KV cache keep it uncompressed")
       ->capture_default_str();
+}
+
+void add_kv_options(CLI::App& command, KvCacheOptions& kv) {
+  command
+      .add_option_function<std::string>(
+          "--kv-bits", [&kv](const std::string& bits) { kv.bits = bits.empty() ? kDefaultKvBits : bits; },
+          "KV cache: fp16 (the default), compressed to 2, 3, 4 or 8, or keys and values apart; without a value " +
+              std::string(kDefaultKvBits))
+      ->expected(0, 1)
+      ->type_name("TEXT");
+  add_kv_format_options(command, kv);
+}
+
+void add_kv_start_option(CLI::App& command, KvCacheOptions& kv, bool prompt) {
+  command.add_option_function<std::string>(
+      "--kv-start",
+      [&kv, prompt](const std::string& text) {
+        if (prompt && text == "prompt") {
+          kv.start = KvCacheOptions::kAfterPrompt;
+          return;
+        }
+        int64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error != std::errc() || end != text.data() + text.size() || value < 0)
+          throw UsageError("--kv-start " + quote(text) + ": give a number of tokens" + (prompt ? ", or prompt" : ""));
+        kv.start = value;
+      },
+      std::string("Compress the cache once it holds so many tokens") +
+          (prompt ? "; prompt: behind the prompt, as turboquant-mlx does" : "") + "; default: from the first");
 }
 
 void add_memory_options(CLI::App& command, bool& preload, bool& lock) {
@@ -118,6 +152,7 @@ int run_command(int argc, const char* const* argv) {
   add_convert(app);
   add_generate(app);
   add_evaluate(app);
+  add_demo_kv(app);
   add_info(app);
   add_plan(app);
   add_bench(app);

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "turboquant/kv_cache.h"
+
 namespace turboquant {
 
 /// Exit codes: 0, 1 (error), 2 (usage), 130 (Ctrl-C).
@@ -15,6 +17,7 @@ int run_command(int argc, const char* const* argv);
 void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_evaluate(CLI::App& app);
+void add_demo_kv(CLI::App& app);
 void add_info(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_bench(CLI::App& app);
@@ -29,8 +32,13 @@ void add_threads_option(CLI::App& command, int& threads);
 void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for, std::string& preset);
 /// --preload and --lock
 void add_memory_options(CLI::App& command, bool& preload, bool& lock);
-void add_kv_options(CLI::App& command, std::string& kv_bits, int& kv_keep_layers);
-void add_kv_keep_layers_option(CLI::App& command, int& kv_keep_layers);
+void add_cache_dtype_option(CLI::App& command, KvCacheOptions& kv);
+/// --kv-format, --kv-group-size, --kv-keep-layers
+void add_kv_format_options(CLI::App& command, KvCacheOptions& kv);
+/// The same and --kv-bits, of one cache.
+void add_kv_options(CLI::App& command, KvCacheOptions& kv);
+/// `prompt`: whether --kv-start can mean the end of a prompt.
+void add_kv_start_option(CLI::App& command, KvCacheOptions& kv, bool prompt);
 
 /// A line on standard error: "[info] ..." unless --quiet.
 void message(const std::string& line);

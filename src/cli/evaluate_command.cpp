@@ -48,6 +48,8 @@ nlohmann::ordered_json json_row(const EvaluateOptions& options, const EvaluateRo
   json.update({{"format", row.format},
                {"kv", row.kv},
                {"kv_token_bytes", row.kv_token_bytes},
+               {"kv_key_cosine", row.kv_key_cosine},
+               {"kv_value_cosine", row.kv_value_cosine},
                {"text", row.text},
                {"protocol", options.protocol},
                {"perplexity_se", row.perplexity_se},
@@ -91,7 +93,8 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();
   command->add_option("--kv-bits", options.kv_bits,
                       "Rows with a compressed KV cache, such as 3 k4v3 4; then rows of weights only with --bits");
-  add_kv_keep_layers_option(*command, options.kv_keep_layers);
+  add_kv_format_options(*command, options.kv);
+  add_kv_start_option(*command, options.kv, false);
   command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
   command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();
   command->add_option("--text", options.text, "Text file")->capture_default_str();

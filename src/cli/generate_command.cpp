@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <optional>
 
 #include "cli/command.h"
 #include "core/interrupt.h"
@@ -9,20 +11,52 @@
 namespace turboquant {
 namespace {
 
+struct GenerateState {
+  std::string model, prompt = "Why is the sky blue?", prompt_cache;
+  LoadOptions load;
+  GenerateOptions generate;
+  uint64_t seed = 0;
+  bool fast = false, prompt_cache_all = false, prompt_cache_ro = false;
+};
+
 double rate(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+
+void run(const GenerateState& state) {
+  LanguageModel model = LanguageModel::load(state.model, state.load);
+  GenerateOptions options = state.generate;
+  std::optional<KvCache> cache;
+  const std::string& file = state.prompt_cache;
+  if (!file.empty()) {
+    cache = std::filesystem::exists(file) ? model.load_cache(file) : model.make_cache();
+    options.cache = &*cache;
+    if (!state.prompt_cache_ro && !state.prompt_cache_all)
+      options.on_prompt = [&, known = cache->tokens()] {
+        if (cache->tokens() != known) cache->save(file);
+      };
+  }
+  const GenerateResult result = model.generate(state.prompt, options, [](std::string_view text) {
+    return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  });
+  fmt::print("\n");
+  std::fflush(stdout);
+  if (cache && state.prompt_cache_all && !state.prompt_cache_ro) cache->save(file);
+  const auto generated = static_cast<int64_t>(result.tokens.size());
+  message(fmt::format(
+      "Prompt: {} tokens, {}{:.1f} tokens-per-sec", result.prompt_tokens,
+      result.cached_tokens > 0 ? fmt::format("{} of them from the prompt cache, ", result.cached_tokens) : "",
+      rate(result.prompt_tokens - result.cached_tokens, result.prefill_seconds)));
+  message(fmt::format("Generation: {} tokens, {:.1f} tokens-per-sec", generated,
+                      rate(generated - 1, result.decode_seconds)));
+  message(fmt::format("KV cache: {:.1f} MB, finished: {}", static_cast<double>(result.cache_bytes) * 1e-6,
+                      result.finish_reason));
+  check_interrupt();
+}
 
 }  // namespace
 
 void add_generate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Write text with a model");
-  struct State {
-    std::string model, prompt = "Why is the sky blue?";
-    LoadOptions load;
-    GenerateOptions generate;
-    uint64_t seed = 0;
-    bool fast = false;
-  };
-  auto state = std::make_shared<State>();
+  auto state = std::make_shared<GenerateState>();
   GenerateOptions& options = state->generate;
   add_model_option(*command, state->model, state->load.revision);
   command->add_option("--prompt,-p", state->prompt, "What to answer or continue")->capture_default_str();
@@ -42,32 +76,28 @@ void add_generate(CLI::App& app) {
   command->add_option("--stop", options.stop, "Text that ends the answer; may be repeated");
   command->add_option("--system", options.system, "System message for the chat template");
   command->add_flag("--raw", options.raw, "Take the prompt as it is, without the chat template");
-  command->add_option("--cache-dtype", state->load.cache_dtype, "KV cache: float16 or float32")->capture_default_str();
-  add_kv_options(*command, state->load.kv_bits, state->load.kv_keep_layers);
+  add_cache_dtype_option(*command, state->load.kv);
+  add_kv_options(*command, state->load.kv);
+  add_kv_start_option(*command, state->load.kv, true);
+  command->add_option("--prompt-cache", state->prompt_cache,
+                      "File that keeps what was read of the prompt: made if it does not exist; used for as much as the "
+                      "next prompt begins with; then written anew");
+  command->add_flag("--prompt-cache-all", state->prompt_cache_all, "Keep the answer in it, too");
+  command->add_flag("--prompt-cache-ro", state->prompt_cache_ro, "Use it, but do not write it");
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8: slower");
   command->add_flag("--fast", state->fast,
                     "Leave out the QJL residuals of a model converted with --use-qjl: faster, less exact");
   add_threads_option(*command, state->load.threads);
   add_memory_options(*command, state->load.preload, state->load.lock);
-  command->footer("Example:\n  turboquant generate --model SmolLM2-4bit --prompt \"Name three rivers.\" --temp 0");
+  command->footer(
+      "Examples:\n  turboquant generate --model SmolLM2-4bit --prompt \"Name three rivers.\" --temp 0\n"
+      "  turboquant generate --model SmolLM2-4bit --kv-bits k4v3 --prompt-cache essay.cache --prompt \"$(cat "
+      "essay.txt)\"");
   command->callback([=] {
     if (seed->count() > 0) state->generate.seed = state->seed;
     state->load.on_message = message;
     state->load.qjl = !state->fast;
-    LanguageModel model = LanguageModel::load(state->model, state->load);
-    const GenerateResult result = model.generate(state->prompt, state->generate, [](std::string_view text) {
-      return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-    });
-    fmt::print("\n");
-    std::fflush(stdout);
-    const auto generated = static_cast<int64_t>(result.tokens.size());
-    message(fmt::format("Prompt: {} tokens, {:.1f} tokens-per-sec", result.prompt_tokens,
-                        rate(result.prompt_tokens, result.prefill_seconds)));
-    message(fmt::format("Generation: {} tokens, {:.1f} tokens-per-sec", generated,
-                        rate(generated - 1, result.decode_seconds)));
-    message(fmt::format("KV cache: {:.1f} MB, finished: {}", static_cast<double>(result.cache_bytes) * 1e-6,
-                        result.finish_reason));
-    check_interrupt();
+    run(*state);
   });
 }
 

@@ -44,7 +44,7 @@ void add_logits(CLI::App& app) {
   add_threads_option(*command, state->load.threads);
   add_memory_options(*command, state->load.preload, state->load.lock);
   command->callback([state] {
-    if (state->load.exact) state->load.cache_dtype = "float32";
+    if (state->load.exact) state->load.kv.dtype = "float32";
     Shape shape;
     const std::vector<int32_t> ids = read_ids(SafetensorsFile(state->input), state->input, shape);
     state->load.on_message = message;

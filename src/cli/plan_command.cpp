@@ -129,8 +129,8 @@ void add_plan(CLI::App& app) {
   CLI::App* command = app.add_subcommand("plan", "Say what a model needs to run, and what would make it fit");
   struct State {
     PlanOptions options;
-    std::string model, revision, kv_bits = "fp16", ram;
-    int kv_keep_layers = 0;
+    std::string model, revision, ram;
+    KvCacheOptions kv;
     bool json = false;
   };
   auto state = std::make_shared<State>();
@@ -153,12 +153,12 @@ void add_plan(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember({8, 16}));
   add_precision_options(*command, options.bits_for, options.preset);
-  add_kv_options(*command, state->kv_bits, state->kv_keep_layers);
+  add_kv_options(*command, state->kv);
   command->add_option("--ram", state->ram, "Memory to fit in, such as 48GB or 45GiB; default: of this machine");
   command->add_flag("--json", state->json, "Print JSON");
   command->footer("Example:\n  turboquant plan --model gpt-oss-120b --context 131072 --kv-bits 3 --ram 50GB");
   command->callback([state] {
-    const CacheOptions cache = cache_options(state->kv_bits, state->kv_keep_layers);
+    const CacheOptions cache = cache_options(state->kv);
     state->options.kv = cache.kv_bits;
     state->options.kv_keep_layers = cache.keep_layers;
     if (!state->ram.empty()) state->options.ram = parse_memory(state->ram);

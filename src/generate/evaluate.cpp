@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 
 #include "convert/conversion.h"
@@ -12,6 +13,7 @@
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "generate/evaluation_text.h"
+#include "generate/kv_cosine.h"
 #include "generate/state.h"
 #include "hub/hub.h"
 #include "io/config.h"
@@ -30,7 +32,7 @@ struct Candidate {
   EvaluateRow row;
   std::unique_ptr<Checkpoint> checkpoint;  // none: the source itself
   std::shared_ptr<Model> model;
-  CacheOptions cache;  // how its caches are made
+  KvCacheOptions cache;  // how its caches are made
   std::vector<double> nll;
   std::vector<float> kl;
   int64_t same_top = 0;
@@ -63,11 +65,36 @@ double expected_difference(const float* p, const float* x, const float* y, int64
 }
 
 Tensor logits_of(Candidate& candidate, std::span<const int32_t> window, int64_t first) {
-  Cache cache = candidate.model->make_cache(candidate.cache);
-  const SequenceTokens sequence{&cache, window, first};
-  Tensor logits = candidate.model->forward({&sequence, 1});
+  Model& model = *candidate.model;
+  const CacheOptions options = cache_options(candidate.cache);
+  const auto length = static_cast<int64_t>(window.size()), start = candidate.cache.start;
+  Cache cache = model.make_cache(start == 0 ? options : CacheOptions{.dtype = options.dtype});
+  Tensor logits;
+  if (options.kv_bits.compressed() && start > 0 && start < length) {  // in two parts, compressed between them
+    logits = Tensor::zeros(DType::f32, {length - first, model.info().vocab_size});
+    const auto read = [&](int64_t begin, int64_t end) {
+      const SequenceTokens sequence{&cache,
+                                    window.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
+                                    std::max<int64_t>(first - begin, 0)};
+      const Tensor part = model.forward({&sequence, 1});
+      std::memcpy(logits.rows(std::max(begin - first, int64_t{0}), end - first).data<float>(), part.data<float>(),
+                  part.bytes());
+    };
+    read(0, start);
+    convert_cache(model.ops(), cache, options);
+    read(start, length);
+  } else {
+    const SequenceTokens sequence{&cache, window, first};
+    logits = model.forward({&sequence, 1});
+  }
   candidate.row.kv_token_bytes = static_cast<double>(cache.bytes()) / static_cast<double>(window.size());
   return logits;
+}
+
+KvCacheOptions kv_with(const EvaluateOptions& options, const std::string& bits) {
+  KvCacheOptions kv = options.kv;
+  kv.bits = bits;
+  return kv;
 }
 
 void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint) {
@@ -104,6 +131,20 @@ std::vector<Setting> settings_of(const EvaluateOptions& options) {
     if (original && options.qjl) add("original", "TurboQuant", "+QJL", true);
   }
   return settings;
+}
+
+/// Of each row with a compressed cache, on one window; read once, without compression.
+void add_cosines(std::vector<Candidate>& candidates, std::span<const int32_t> window) {
+  Model& model = *candidates.front().model;
+  Cache cache = model.make_cache(CacheOptions{});
+  prefill(model, cache, window);
+  for (Candidate& candidate : candidates) {
+    const CacheOptions options = cache_options(candidate.cache);
+    if (!options.kv_bits.compressed()) continue;
+    const KvCosine cosine = kv_cosine(model.ops(), cache, options);
+    candidate.row.kv_key_cosine = cosine.keys;
+    candidate.row.kv_value_cosine = cosine.values;
+  }
 }
 
 /// Scores one window of every candidate. The baseline is the first.
@@ -178,7 +219,9 @@ void check_options(const EvaluateOptions& options) {
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
   settings_of(options);
-  for (const std::string& bits : options.kv_bits) cache_options(bits, options.kv_keep_layers);
+  for (const std::string& bits : options.kv_bits) cache_options(kv_with(options, bits));
+  if (options.kv.start < 0)
+    throw UsageError("--kv-start prompt: the windows of evaluate have no prompt; give a number");
   bits_rules(options.preset, options.bits_for, 3);
   if ((!options.bits_for.empty() || !options.preset.empty()) &&
       std::find(options.formats.begin(), options.formats.end(), "tcq16") == options.formats.end())
@@ -225,9 +268,9 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     Candidate candidate;
     candidate.row = source_row;
     candidate.row.kv = bits;
-    candidate.row.config = "KV " + bits;
+    candidate.row.config = "KV " + bits + (options.kv.format == "tcq" ? "" : " " + options.kv.format);
     candidate.model = source_model;
-    candidate.cache = cache_options(bits, options.kv_keep_layers);
+    candidate.cache = kv_with(options, bits);
     candidates.push_back(std::move(candidate));
   }
 
@@ -266,6 +309,13 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     }
   }
 
+  if (!options.kv_bits.empty()) {
+    add_cosines(candidates, windows.window(0));
+    for (const Candidate& candidate : candidates)
+      if (candidate.row.kv != "fp16")
+        say(fmt::format("{}: cosine to fp16 of compressed keys {:.4f}, of values {:.4f}", candidate.row.config,
+                        candidate.row.kv_key_cosine, candidate.row.kv_value_cosine));
+  }
   WindowScorer scorer(*pool, *ops);
   Progress progress("Evaluating", windows.count());
   for (int64_t i = 0; i < windows.count(); ++i) {

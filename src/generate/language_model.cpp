@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "core/interrupt.h"
+#include "generate/cache_file.h"
 #include "generate/sampler.h"
 #include "generate/state.h"
 #include "generate/stop.h"
@@ -29,6 +30,15 @@ std::string left_out_qjl(const Checkpoint& checkpoint) {
   return "Left out the QJL residuals of " + std::to_string(count) + " layers";
 }
 
+// Forgets what is not the beginning of `prompt`, and its last token, whose logits are wanted. Returns what is left.
+int64_t keep_common(KvCache::State& cache, const std::vector<int32_t>& prompt) {
+  const auto most = prompt.end() - 1;
+  const auto end = std::mismatch(prompt.begin(), most, cache.tokens.begin(), cache.tokens.end()).first;
+  const int64_t left = cache.cache.trim(end - prompt.begin());
+  cache.tokens.resize(static_cast<size_t>(left));
+  return left;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -46,6 +56,11 @@ const Tokenizer& LanguageModel::State::tokenizer() {
   return *loaded_tokenizer;
 }
 
+const std::string& LanguageModel::State::fingerprint() {
+  if (known_fingerprint.empty()) known_fingerprint = turboquant::fingerprint(*checkpoint);
+  return known_fingerprint;
+}
+
 std::vector<int32_t> LanguageModel::State::prompt_tokens(std::string_view prompt, const GenerateOptions& options) {
   if (prompt.empty()) throw UsageError("the prompt is empty; give some text to continue");
   if (options.raw || !chat) return tokenizer().encode(prompt);
@@ -53,16 +68,6 @@ std::vector<int32_t> LanguageModel::State::prompt_tokens(std::string_view prompt
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", std::string(prompt)});
   return tokenizer().encode(chat->render(messages), false);
-}
-
-CacheOptions cache_options(const std::string& kv_bits, int kv_keep_layers, DType dtype) {
-  if (kv_keep_layers < 0)
-    throw UsageError("--kv-keep-layers " + std::to_string(kv_keep_layers) + ": must be 0 or more");
-  const CacheOptions options{dtype, parse_kv_bits(kv_bits), kv_keep_layers};
-  if (options.kv_bits.compressed() && dtype != DType::f16)
-    throw UsageError("--kv-bits " + kv_bits + ": a compressed cache keeps its newest tokens in float16; leave out " +
-                     "--cache-dtype");
-  return options;
 }
 
 Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens) {
@@ -78,26 +83,23 @@ Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens) {
   return logits;
 }
 
-LanguageModel::LanguageModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
+LanguageModel::LanguageModel(std::shared_ptr<State> state) : state_(std::move(state)) {}
 LanguageModel::~LanguageModel() = default;
 LanguageModel::LanguageModel(LanguageModel&&) noexcept = default;
 LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
 
 LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& options) {
-  ModelOptions model_options;
-  model_options.exact = options.exact;
-  model_options.qjl = options.qjl;
-  if (options.cache_dtype != "float16" && options.cache_dtype != "float32")
-    throw UsageError("--cache-dtype " + options.cache_dtype + ": use float16 or float32");
-  model_options.cache = cache_options(options.kv_bits, options.kv_keep_layers,
-                                      options.cache_dtype == "float32" ? DType::f32 : DType::f16);
-  auto state = std::make_unique<State>();
+  auto state = std::make_shared<State>();
+  state->kv = options.kv;
+  state->options.exact = options.exact;
+  state->options.qjl = options.qjl;
+  state->options.cache = cache_options(options.kv);
   state->checkpoint = open_model(path, options.revision, options.on_message);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
   if (!options.qjl && options.on_message) options.on_message(left_out_qjl(*state->checkpoint));
   if (options.preload || options.lock) load_into_memory(*state->checkpoint, options.lock);
   state->pool = std::make_shared<ThreadPool>(options.threads);
-  state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), model_options);
+  state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), state->options);
   const Checkpoint& checkpoint = *state->checkpoint;
   state->chat = chat_template_of([&](std::string_view name) { return checkpoint.file(name); });
   add_end_tokens(text_config(checkpoint.config(), path), state->end_tokens);
@@ -116,6 +118,23 @@ bool LanguageModel::has_chat_template() const { return state_->chat.has_value();
 int64_t LanguageModel::vocab_size() const { return state_->model->info().vocab_size; }
 int64_t LanguageModel::max_context() const { return state_->model->info().max_context; }
 
+KvCache LanguageModel::make_cache() const { return make_cache(state_->kv); }
+KvCache LanguageModel::make_cache(const KvCacheOptions& options) const {
+  return KvCache(std::make_unique<KvCache::State>(state_, options));
+}
+KvCache LanguageModel::load_cache(const std::string& path) const {
+  KvCache cache = make_cache();
+  turboquant::load_cache(path, cache.state());
+  return cache;
+}
+
+std::vector<float> LanguageModel::forward(KvCache& cache, const std::vector<int32_t>& tokens) {
+  if (cache.state().model != state_) throw Error("the cache is of another model");
+  if (tokens.empty()) throw UsageError("no tokens to read");
+  const Tensor logits = cache.state().read(tokens);
+  return {logits.data<float>(), logits.data<float>() + logits.elements()};
+}
+
 GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOptions& options,
                                        const std::function<bool(std::string_view)>& on_text) {
   if (options.max_tokens < 1)
@@ -131,7 +150,10 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
   GenerateResult result;
   result.prompt_tokens = prompt_length;
   result.finish_reason = "length";
-  Cache cache = model.make_cache();
+  std::optional<KvCache> own;
+  if (options.cache == nullptr) own = make_cache();
+  KvCache::State& cache = (options.cache != nullptr ? *options.cache : *own).state();
+  if (cache.model != state_) throw Error("the cache is of another model");
   StreamingDetokenizer detokenizer(state_->tokenizer());
   StopStrings stop(options.stop);
   bool wanted = true;
@@ -142,7 +164,13 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
   };
 
   auto start = std::chrono::steady_clock::now();
-  Tensor logits = prefill(model, cache, history);
+  result.cached_tokens = keep_common(cache, history);
+  const std::span<const int32_t> prompt_rest = std::span(history).subspan(static_cast<size_t>(result.cached_tokens));
+  cache.read(prompt_rest.first(prompt_rest.size() - 1));
+  if (options.on_prompt) options.on_prompt();
+  Tensor logits = cache.read(prompt_rest.last(1));
+  if (cache.to_be_compressed() && cache.options.start == KvCacheOptions::kAfterPrompt)
+    logits = cache.compress_behind(logits);
   while (true) {
     const int32_t token = sampler.sample({logits.data<float>(), static_cast<size_t>(logits.elements())}, history);
     if (result.tokens.empty() && result.prefill_seconds == 0) {
@@ -167,14 +195,14 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
     if (static_cast<int>(result.tokens.size()) >= options.max_tokens ||
         static_cast<int64_t>(history.size()) >= model.info().max_context)
       break;
-    logits = prefill(model, cache, {&token, 1});
+    logits = cache.read({&token, 1});
   }
   result.decode_seconds = seconds_since(start);
   if (!stop.found()) {
     emit(stop.add(detokenizer.finish()));
     emit(stop.finish());
   }
-  result.cache_bytes = cache.bytes();
+  result.cache_bytes = cache.cache.bytes();
   return result;
 }
 

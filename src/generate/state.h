@@ -1,4 +1,4 @@
-// What a loaded LanguageModel consists of.
+// What a loaded LanguageModel consists of, and its caches.
 #pragma once
 
 #include <memory>
@@ -9,6 +9,7 @@
 #include "models/model.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
+#include "turboquant/kv_cache.h"
 #include "turboquant/language_model.h"
 
 namespace turboquant {
@@ -20,15 +21,38 @@ struct LanguageModel::State {
   std::unique_ptr<Tokenizer> loaded_tokenizer;  // by tokenizer()
   std::optional<ChatTemplate> chat;
   std::unordered_set<int32_t> end_tokens;
+  ModelOptions options;
+  KvCacheOptions kv;  // of caches that are not made with others
+  std::string known_fingerprint;
 
   /// Loaded at the first use: whoever only computes logits never waits for it. Error if the model has none.
   const Tokenizer& tokenizer();
+  /// What identifies the weights (cache_file.h); computed at the first use.
+  const std::string& fingerprint();
   /// Prompt tokens under the chat template, or of the plain text.
   std::vector<int32_t> prompt_tokens(std::string_view prompt, const GenerateOptions& options);
 };
 
 /// How caches are made, as a command or caller names it. UsageError: what does not exist or does not fit.
-CacheOptions cache_options(const std::string& kv_bits, int kv_keep_layers, DType dtype = DType::f16);
+CacheOptions cache_options(const KvCacheOptions& options);
+
+struct KvCache::State {
+  std::shared_ptr<LanguageModel::State> model;
+  Cache cache;
+  std::vector<int32_t> tokens;
+  KvCacheOptions options;  // where it is to be compressed later, the cache's own are not yet these
+
+  /// An empty one.
+  State(std::shared_ptr<LanguageModel::State> of, const KvCacheOptions& kv);
+  /// Feeds tokens, compressing the cache when it has read options.start of them; returns the logits [1, vocab_size] of
+  /// the last.
+  Tensor read(std::span<const int32_t> more);
+  /// Whether it is still to be compressed, as the options say.
+  bool to_be_compressed() const;
+  void compress();
+  /// compress() between a step and the use of its logits: returns them.
+  Tensor compress_behind(const Tensor& logits);
+};
 
 /// tokenizer.json of a checkpoint. Error if there is none.
 Tokenizer load_tokenizer(const Checkpoint& checkpoint);

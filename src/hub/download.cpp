@@ -13,8 +13,8 @@
 #include <thread>
 
 #include "core/interrupt.h"
+#include "hub/checksum.h"
 #include "io/files.h"
-#include "rust/tq_http.h"
 
 namespace turboquant {
 namespace fs = std::filesystem;
@@ -31,28 +31,13 @@ EtagKind etag_kind(std::string_view etag) {
   return etag.size() == 64 ? EtagKind::sha256 : etag.size() == 40 ? EtagKind::git : EtagKind::other;
 }
 
-class Checksum {
- public:
-  Checksum(EtagKind kind, uint64_t size) : rust_(tq_digest_new(kind == EtagKind::git ? 1 : 0)) {
-    // Git hashes a header before the content (gitformat-loose).
-    if (kind == EtagKind::git) update(fmt::format("blob {}", size) + '\0');
-  }
-  ~Checksum() { tq_digest_free(rust_); }
-  Checksum(const Checksum&) = delete;
-  Checksum& operator=(const Checksum&) = delete;
-
-  void update(std::string_view data) { tq_digest_update(rust_, data.data(), data.size()); }
-  std::string hex() const {
-    TqText text{};
-    tq_digest_hex(rust_, &text);
-    std::string result(text.data, text.size);
-    tq_text_free(text);
-    return result;
-  }
-
- private:
-  TqDigest* rust_;
-};
+std::unique_ptr<Checksum> checksum_for(EtagKind kind, uint64_t size) {
+  const bool git = kind == EtagKind::git;
+  auto checksum = std::make_unique<Checksum>(git ? Checksum::Kind::sha1 : Checksum::Kind::sha256);
+  // Git hashes a header before the content (gitformat-loose).
+  if (git) checksum->update(fmt::format("blob {}", size) + '\0');
+  return checksum;
+}
 
 // ETAG.incomplete, growing at its end.
 class PartialFile {
@@ -135,7 +120,7 @@ class Download {
     if (partial_.size() > file_.size) partial_.clear();
     bool resumed = partial_.size() > 0;
     for (;;) {
-      checksum_ = std::make_unique<Checksum>(kind_, file_.size);
+      checksum_ = checksum_for(kind_, file_.size);
       partial_.read_into(*checksum_);
       fetch();
       if (kind_ == EtagKind::other || checksum_->hex() == file_.etag) return partial_.finish(final_path);
@@ -192,7 +177,7 @@ class Download {
 
   void start_over() {
     partial_.clear();
-    checksum_ = std::make_unique<Checksum>(kind_, file_.size);
+    checksum_ = checksum_for(kind_, file_.size);
   }
 
   const Repository& repository_;

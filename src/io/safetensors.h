@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -55,6 +56,10 @@ inline constexpr std::string_view kPaddingPrefix = "__padding";
 /// Writes one small file (results, test data): temporary name beside, fsync, rename. The layout is SafetensorsWriter's.
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
+
+/// The same for tensors that are made one by one, in the order of `infos`.
+void write_safetensors(const std::filesystem::path& path, const std::vector<TensorInfo>& infos,
+                       const std::map<std::string, std::string>& metadata, const std::function<Tensor(size_t)>& tensor);
 
 /// Writes a checkpoint tensor by tensor with bounded memory. All tensors are announced first: headers are written and
 /// the disk space is taken before the work starts, and tensors may then come in any order and from several threads.

@@ -102,16 +102,24 @@ void write_safetensors(const std::filesystem::path& path, const std::map<std::st
   std::vector<TensorInfo> infos;
   for (const auto& [name, tensor] : tensors) {
     infos.push_back({name, tensor.dtype(), tensor.shape()});
-    check_plan(infos.back(), path.string());
     if (!tensor) throw Error(path.string() + ": tensor " + quote(name) + " has no data");
   }
+  write_safetensors(path, infos, metadata, [&](size_t i) { return tensors.at(infos[i].name); });
+}
+
+void write_safetensors(const std::filesystem::path& path, const std::vector<TensorInfo>& infos,
+                       const std::map<std::string, std::string>& metadata,
+                       const std::function<Tensor(size_t)>& tensor) {
+  for (const TensorInfo& info : infos) check_plan(info, path.string());
   const Layout layout = lay_out(infos, metadata, path.string());
   OutputFile file(path);
   file.reserve(layout.file_bytes);
   file.write_at(0, layout.header.data(), layout.header.size());
   for (size_t i = 0; i < infos.size(); ++i) {
-    const Tensor& tensor = tensors.at(infos[i].name);
-    file.write_at(layout.offsets[i], tensor.data<std::byte>(), tensor.bytes());
+    const Tensor x = tensor(i);
+    if (x.dtype() != infos[i].dtype || x.shape() != infos[i].shape)
+      throw Error(path.string() + ": tensor " + describe(infos[i]) + " became another one");
+    file.write_at(layout.offsets[i], x.data<std::byte>(), x.bytes());
   }
   file.commit();
 }

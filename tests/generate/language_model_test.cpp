@@ -66,7 +66,7 @@ TEST(LanguageModel, GreedyContinuationOfTheGoldenPrompt) {
   const Golden golden(kMicro);
   LoadOptions load;
   load.exact = true;
-  load.cache_dtype = "float32";
+  load.kv.dtype = "float32";
   LanguageModel model = load_micro(kMicro, load);
   const std::string prompt = model.decode(golden.input_ids[0]);
   ASSERT_EQ(model.encode(prompt), golden.input_ids[0]);
@@ -338,7 +338,7 @@ TEST(LanguageModel, OneGenerationDoesNotChangeTheNext) {
 
 TEST(LanguageModel, WhatCannotBeLoaded) {
   LoadOptions options;
-  options.cache_dtype = "int8";
+  options.kv.dtype = "int8";
   EXPECT_HAS(error_of([&] { load_micro(kMicro, options); }), "--cache-dtype int8: use float16 or float32");
   EXPECT_HAS(error_of([&] { load_micro(kMicro / "nothing"); }), "nothing: no such file or folder");
   MicroCopy copy;
