@@ -157,16 +157,22 @@ void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
     const Floats scale = Floats::all(a.q_scale[first + r] * kv_unit(a.key_bits) * kLog2E),
                  lowest = Floats::all(kNoScore);
     const Floats offset = Floats::all(static_cast<float>(Codes::kBias * a.q_sum[first + r]));
-    Floats m = lowest;
-    for (int t = 0; t < tokens; t += kWidth) {
-      const auto* scales = reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + kv_scales_offset(a.key_bits, dim));
-      // Whole numbers below 2^24: the difference is exact.
-      Floats s = (Floats::load_int32(rows.score[r] + t) - offset) * scale * Floats::load_half(scales + t % kTokens);
-      if (t < hidden) s = lowest.keep_first(hidden - t, s);
-      s.store(p + t);
-      m = max(m, s);
-    }
-    const float largest = m.largest();
+    const auto largest_score = [&](auto bounded) TURBOQUANT_INLINE {
+      Floats m = lowest;
+      for (int t = 0; t < tokens; t += kWidth) {
+        const auto* scales =
+            reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + kv_scales_offset(a.key_bits, dim));
+        // Whole numbers below 2^24: the difference is exact.
+        Floats s =
+            bounded((Floats::load_int32(rows.score[r] + t) - offset) * scale * Floats::load_half(scales + t % kTokens));
+        if (t < hidden) s = lowest.keep_first(hidden - t, s);
+        s.store(p + t);
+        m = max(m, s);
+      }
+      return m.largest();
+    };
+    const float largest = a.softcap > 0 ? largest_score(SoftCap(a.softcap * kLog2E))
+                                        : largest_score([](Floats s) TURBOQUANT_INLINE { return s; });
     Floats total = Floats::zero(), heaviest = Floats::zero();
     for (int t = 0; t < tokens; t += kWidth) {
       const auto* scales =

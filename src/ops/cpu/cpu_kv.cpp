@@ -155,8 +155,8 @@ class Attend {
       limit[static_cast<size_t>(i)] =
           std::clamp<int64_t>(first_position_ + (first + i) / group_ + 1 - position, 0, tokens);
     }
-    kernels_.attend_page_f16(
-        {base, base + tokens * dim_, dim_, shape_.scale, count, q.data(), limit.data(), maximum, sum, values});
+    kernels_.attend_page_f16({base, base + tokens * dim_, dim_, shape_.scale, count, q.data(), limit.data(), maximum,
+                              sum, values, nullptr, shape_.softcap});
   }
 
   /// This head's part of the blocks of a span; returns how many.
@@ -186,6 +186,7 @@ class Attend {
     AttendBlocks call{bits.keys, bits.values, dim_,         blocks,       block.data(), span == 0 ? kKvFirstTokens : 0,
                       count,     q.data(),    scale.data(), q_sum.data(), maximum,      sum,
                       values};
+    call.softcap = shape_.softcap;
     call.fetched = span % kSpanGroup != 0;
     if ((span + 1) % kSpanGroup != 0) {
       call.next = next.data();

@@ -25,6 +25,7 @@ struct AttendPage {
   float* const* values_sum;
   // [rows] how many of the page's first tokens lie before the row's sliding window; null: none for all rows.
   const int64_t* hidden = nullptr;
+  float softcap = 0;  // as in AttentionShape
 };
 
 /// Some blocks of a layer's compressed keys and values (quant/kv.h), for one KV head and some query rows that share it.
@@ -42,6 +43,7 @@ struct AttendBlocks {
   float* maximum;
   float* sum;
   float* const* values_sum;
+  float softcap = 0;  // as in AttentionShape
   // For speed: the blocks of the next call of this thread, whose keys are fetched, and whether the call before did
   // that.
   const uint8_t* const* next = nullptr;  // [next_count]

@@ -119,6 +119,8 @@ void scale_tile(const int32_t* sums, int32_t correction, const uint16_t* scales,
     out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
 }
 
+float soft_capped(float score, float softcap) { return softcap > 0 ? softcap * std::tanh(score / softcap) : score; }
+
 template <typename Type, float (*kToFloat)(Type)>
 void attend_page(const AttendPage& page) {
   const auto* keys = static_cast<const Type*>(page.keys);
@@ -135,8 +137,9 @@ void attend_page(const AttendPage& page) {
       float score = 0;
       for (int64_t d = 0; d < page.head_dim; ++d)
         score += page.q[row][d] * kToFloat(keys[(t / kKeyLanes * page.head_dim + d) * kKeyLanes + t % kKeyLanes]);
-      scores[static_cast<size_t>(t)] = score * page.scale;
-      page.maximum[row] = std::max(page.maximum[row], score * page.scale);
+      score = soft_capped(score * page.scale, page.softcap);
+      scores[static_cast<size_t>(t)] = score;
+      page.maximum[row] = std::max(page.maximum[row], score);
     }
     for (int64_t t = first; t < tokens; ++t) {
       const float p = std::exp(scores[static_cast<size_t>(t)] - page.maximum[row]);
@@ -162,7 +165,7 @@ void attend_blocks(const AttendBlocks& a) {
         float score = 0;
         for (int64_t d = 0; d < dim; ++d)
           score += static_cast<float>(a.q[row][d]) * keys[static_cast<size_t>(t * dim + d)];
-        score *= a.q_scale[row];
+        score = soft_capped(score * a.q_scale[row], a.softcap);
         const float largest = std::max(a.maximum[row], score);
         const float keep = a.maximum[row] <= kNoScore ? 0.0F : std::exp(a.maximum[row] - largest);
         const float p = std::exp(score - largest);
