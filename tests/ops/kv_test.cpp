@@ -40,18 +40,20 @@ struct Blocks {
   struct Result {
     std::vector<float> maximum, sum, values;
   };
-  Result attend(CpuLevel level, int64_t hidden, float softcap = 0) const {
-    Result result{std::vector<float>(static_cast<size_t>(rows)), std::vector<float>(static_cast<size_t>(rows)),
-                  std::vector<float>(static_cast<size_t>(rows * dim))};
-    std::vector<const int8_t*> qs;
-    std::vector<float*> values;
+  Result attend(CpuLevel level, int64_t hidden, float softcap = 0, bool with_panel = false) const {
+    const auto count = static_cast<int64_t>(memory.size());
+    Guarded<float> results(rows * (kKeyLanes + dim));
+    Guarded<uint8_t> panel(2 * count * kKvBlockTokens * dim);
+    kernels(level).attend_blocks({bits.keys, bits.values, dim, count, blocks.data(), hidden, rows, q.data(),
+                                  scale.data(), sum.data(), results.data(), softcap,
+                                  with_panel ? panel.data() : nullptr});
+    Result result;
     for (int64_t i = 0; i < rows; ++i) {
-      qs.push_back(q.data() + i * dim);
-      values.push_back(result.values.data() + i * dim);
+      const float* row = results.data() + i * (kKeyLanes + dim);
+      result.maximum.push_back(row[0]);
+      result.sum.push_back(row[1]);
+      result.values.insert(result.values.end(), row + kKeyLanes, row + kKeyLanes + dim);
     }
-    kernels(level).attend_blocks({bits.keys, bits.values, dim, static_cast<int64_t>(memory.size()), blocks.data(),
-                                  hidden, rows, qs.data(), scale.data(), sum.data(), result.maximum.data(),
-                                  result.sum.data(), values.data(), softcap});
     return result;
   }
 };
@@ -77,6 +79,20 @@ TEST(AttendBlocks, FastKernelsEqualTheScalarOne) {
         }
       }
     }
+}
+
+// Decoded once for many rows or again for every few: the same to the last bit.
+TEST(AttendBlocks, APanelChangesNothing) {
+  Dice dice(6);
+  for (const CpuLevel level : available_levels())
+    for (const int64_t dim : {16, 32, 48, 64, 80, 96, 128, 256})
+      for (const KvBits bits : kAllBits) {
+        const Blocks blocks(bits, dim, dice.between(1, 3), dice.between(1, 21), dice);
+        const Blocks::Result each = blocks.attend(level, 16), once = blocks.attend(level, 16, 0, true);
+        EXPECT_EQ(each.maximum, once.maximum) << name(level) << to_string(bits) << " " << dim;
+        EXPECT_EQ(each.sum, once.sum) << name(level) << to_string(bits) << " " << dim;
+        EXPECT_EQ(each.values, once.values) << name(level) << to_string(bits) << " " << dim;
+      }
 }
 
 TEST(AttendBlocks, ARowDoesNotDependOnTheOthers) {
