@@ -158,14 +158,16 @@ TEST(Attention, ChunksAndThreadsDoNotMatter) {
       }
 }
 
-// A query sees itself and the window - 1 tokens before it, in whatever chunks the tokens come.
+// A query sees itself and the window - 1 tokens before it, in whatever chunks the tokens come; with sinks or without.
 TEST(Attention, SlidingWindows) {
   Dice dice(5);
   for (const CpuLevel level : available_levels())
     for (const DType dtype : {DType::f16, DType::f32})
       for (const int64_t window : {1, 2, 63, 64, 200, 256, 257, 400, 5000}) {
         const int64_t group = dice.one_of({1, 3, 4}), length = level == CpuLevel::scalar ? 300 : 900;
-        const Sequence s(2 * group, 2, 16, dtype, length, dice, window);
+        Sequence s(2 * group, 2, 16, dtype, length, dice, window);
+        if (dice.between(0, 1) == 1)
+          s.shape.sinks = from_float(dice.normals(2 * group, 4).data(), {2 * group}, DType::f32);
         CpuOps single = make_ops(level, 1);
         const Tensor expected = attend_at_once(single, s);
         const std::string what = std::string(name(level)) + " " + std::string(name(dtype)) + ", window " +
