@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "cli/ceilings.h"
@@ -14,6 +15,7 @@
 #include "io/config.h"
 #include "models/shapes.h"
 #include "models/summary.h"
+#include "ops/profile.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
 #include "quant/tile.h"
@@ -52,6 +54,13 @@ struct BenchRow {
   double tok_s = 0, gb_s = 0, gop_s = 0;
   double ceiling = 0;  // in the unit of gb_s or gop_s, whichever binds
   double share = 0;
+  double of_step = 0;  // of a part of a decoding step, its share of the time
+};
+
+/// A decode run: time and classes of operations of all its tokens.
+struct DecodeRun {
+  double seconds = 0;
+  Profile profile;
 };
 
 class Bench {
@@ -66,13 +75,14 @@ class Bench {
     if (!options_.model.empty()) real = open_model(options_.model, options_.revision, message);
     if (real && (options_.preload || options_.lock)) load_into_memory(*real, options_.lock);
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
-    fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share");
+    fmt::print("{:<38} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share",
+               "of step");
     memory_ = memory_read_rate(*pool_) * 1e-9;
     int8_ = int8_peak_rate(*pool_, turboquant::kernels()) * 1e-9;
     add({"memory read", 0, memory_, 0, memory_, 1});
     add({"int8 multiply-add", 0, 0, int8_, int8_, 1});
     const double fork_join = fork_join_seconds(*pool_);
-    fmt::print("{:<34} {:.2f} us\n", "fork and join", fork_join * 1e6);
+    fmt::print("{:<38} {:.2f} us\n", "fork and join", fork_join * 1e6);
     if (options_.kernels) {
       for (const int bits : {2, 3, 4, 8}) matvec(bits);
       for (const int bits : {2, 3, 4}) encoder(bits);
@@ -88,8 +98,9 @@ class Bench {
             {"gb_s", row.gb_s},
             {"gop_s", row.gop_s},
             {"ceiling", row.ceiling},
-            {"share",
-             row.share}}.dump());
+            {"share", row.share},
+            {"of_step",
+             row.of_step}}.dump());
       write_json_rows(options_.json, lines);
     }
   }
@@ -99,8 +110,8 @@ class Bench {
     const auto cell = [](double value, int digits) {
       return value > 0 ? fmt::format("{:.{}f}", value, digits) : std::string("-");
     };
-    fmt::print("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}\n", row.name, cell(row.tok_s, 1), cell(row.gb_s, 2),
-               cell(row.gop_s, 0), cell(row.ceiling, 1), cell(row.share, 3));
+    fmt::print("{:<38} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", row.name, cell(row.tok_s, 1), cell(row.gb_s, 2),
+               cell(row.gop_s, 0), cell(row.ceiling, 1), cell(row.share, 3), cell(row.of_step, 3));
     rows_.push_back(row);
     check_interrupt();
   }
@@ -151,13 +162,17 @@ class Bench {
       quantize(weights, rotation, spec, nullptr);
       seconds.push_back(seconds_since(start));
     }
-    fmt::print("{:<34} {:.1f} M weights/s on one core\n", fmt::format("encoder {} bits", bits),
+    fmt::print("{:<38} {:.1f} M weights/s on one core\n", fmt::format("encoder {} bits", bits),
                kRows * kCols / median(seconds) * 1e-6);
   }
 
   void model(const Checkpoint& checkpoint, const std::string& given) {
     const auto loading = Clock::now();
-    const std::unique_ptr<Model> model = load_model(checkpoint, ops_, {.cache = cache_options(options_.kv)});
+    const auto profile = std::make_shared<Profile>();
+    const CacheOptions cache_as = cache_options(options_.kv);
+    const std::unique_ptr<Model> model =
+        load_model(checkpoint, options_.depth > 0 ? std::shared_ptr<Ops>(make_profiling_ops(ops_, profile)) : ops_,
+                   {.cache = cache_as});
     if (options_.depth + options_.repeats * options_.tokens + 1 > model->info().max_context)
       throw UsageError(fmt::format("--depth {}: with {} runs of {} tokens more than the model's context of {}",
                                    options_.depth, options_.repeats, options_.tokens, model->info().max_context));
@@ -166,20 +181,21 @@ class Bench {
     const Summary summary = summarize(checkpoint);
     // What a token reads: linear layers, of experts those that it is sent to, and the head.
     const double routed = routed_share(checkpoint);
-    auto token_bytes = static_cast<double>(summary.linear.bytes - summary.experts.bytes) +
-                       routed * static_cast<double>(summary.experts.bytes);
+    const double linear_bytes = static_cast<double>(summary.linear.bytes - summary.experts.bytes) +
+                                routed * static_cast<double>(summary.experts.bytes);
+    double head_bytes = 0;
     for (const auto& [key, share] : summary.matrices)
       if (key.first == (model->info().tied_head ? Role::embedding : Role::head))
-        token_bytes += static_cast<double>(share.bytes);
+        head_bytes += static_cast<double>(share.bytes);
     const double multiply_adds = static_cast<double>(summary.linear.weights - summary.experts.weights) +
                                  routed * static_cast<double>(summary.experts.weights);
-    fmt::print("{:<34} {:.1f} ms\n", label + " load", load_s * 1e3);
+    fmt::print("{:<38} {:.1f} ms\n", label + " load", load_s * 1e3);
     const int64_t prompt_length = std::min<int64_t>(options_.prompt, model->info().max_context - 1);
     std::vector<int32_t> prompt;
     for (const uint32_t word : random_bits(4, prompt_length))
       prompt.push_back(static_cast<int32_t>(word % static_cast<uint32_t>(model->info().vocab_size)));
 
-    std::vector<double> prefill_s, decode_s;
+    std::vector<double> prefill_s;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       Cache cache = model->make_cache();
       const auto start = Clock::now();
@@ -191,22 +207,50 @@ class Bench {
     model->fill_randomly(cache, options_.depth);
     prefill(*model, cache, std::span(prompt).first(1));
     const auto cache_bytes = static_cast<double>(cache.bytes());
+    std::vector<DecodeRun> runs;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      profile->clear();
       const auto start = Clock::now();
       // Another token each time, so that another choice of experts is read.
       for (int i = 0; i < options_.tokens; ++i)
         prefill(*model, cache, std::span(prompt).subspan(static_cast<size_t>(i) % prompt.size(), 1));
-      decode_s.push_back(seconds_since(start) / options_.tokens);
+      runs.push_back({seconds_since(start), *profile});
       check_interrupt();
     }
-    if (options_.depth > 0) token_bytes += cache_bytes;
-    const double tok = 1 / median(decode_s), rate = token_bytes * tok * 1e-9;
+    const auto middle = runs.begin() + static_cast<std::ptrdiff_t>(runs.size() / 2);
+    std::nth_element(runs.begin(), middle, runs.end(),
+                     [](const DecodeRun& a, const DecodeRun& b) { return a.seconds < b.seconds; });
+    const double tok = options_.tokens / middle->seconds,
+                 rate = (linear_bytes + head_bytes + (options_.depth > 0 ? cache_bytes : 0)) * tok * 1e-9;
     const std::string at = options_.depth > 0 ? fmt::format(" at {}, KV {}", options_.depth, options_.kv.bits) : "";
     add({label + " decode" + at, tok, rate, 0, memory_, rate / memory_});
-    if (options_.depth > 0) fmt::print("{:<34} {:.1f} MB\n", label + " KV cache", cache_bytes * 1e-6);
+    if (options_.depth > 0) {
+      const auto kv_bytes = static_cast<double>(
+          turboquant::cache_bytes(model->ops(), model->layer_memory(), cache_as, options_.depth + 1).kv);
+      parts_of_step(label, *middle,
+                    {{OpClass::products, linear_bytes}, {OpClass::head, head_bytes}, {OpClass::attention, kv_bytes}});
+      fmt::print("{:<38} {:.1f} MB\n", label + " KV cache", cache_bytes * 1e-6);
+    }
     const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s),
                  gops = 2e-9 * multiply_adds * prefill_tok;
     add({fmt::format("{} prefill {}", label, prompt_length), prefill_tok, 0, gops, int8_, gops / int8_});
+  }
+
+  // What a decoding step consists of. `bytes`: what an operation of a class reads a token.
+  void parts_of_step(const std::string& label, const DecodeRun& run, const std::map<OpClass, double>& bytes) {
+    for (size_t i = 0; i < kOpClasses; ++i) {
+      const auto op = static_cast<OpClass>(i);
+      const double seconds = run.profile[op].seconds;
+      if (seconds == 0) continue;
+      BenchRow row{fmt::format("{} {}", label, name(op))};
+      row.of_step = seconds / run.seconds;
+      if (const auto read = bytes.find(op); read != bytes.end()) {
+        row.gb_s = read->second * options_.tokens / seconds * 1e-9;
+        row.ceiling = memory_;
+        row.share = row.gb_s / memory_;
+      }
+      add(row);
+    }
   }
 
   BenchOptions options_;

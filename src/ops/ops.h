@@ -45,6 +45,7 @@ struct AttentionShape {
   float scale = 0;
   int64_t window = 0;  // a query sees itself and the window - 1 tokens before it; 0: all
   Tensor sinks = {};   // F32 [n_heads]: a score of each head that the softmax counts, and that has no value; or empty
+  float softcap = 0;   // a token's score is softcap * tanh(score / softcap), that of a sink is not; 0: no such bound
 };
 
 /// Heads of a layer of linear attention by the gated delta rule. Each key head serves n_value_heads / n_key_heads value

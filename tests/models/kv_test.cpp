@@ -5,7 +5,8 @@
 namespace turboquant {
 namespace {
 
-constexpr const char* kMicro[] = {"llama", "mistral", "qwen2", "qwen2_moe", "gpt_oss", "qwen3_5", "qwen3_5_moe_hub"};
+constexpr const char* kMicro[] = {"llama",         "mistral", "qwen2",       "qwen2_moe",      "gpt_oss",
+                                  "gpt_oss_mxfp4", "qwen3_5", "qwen3_5_hub", "qwen3_5_moe_hub"};
 
 CacheOptions options_with(const char* bits, int64_t keep_layers = 0) {
   return {DType::f16, parse_kv_bits(bits), keep_layers};
@@ -51,8 +52,20 @@ TEST(CompressedModel, EveryArchitecture) {
     else
       EXPECT_GT(error_3, 2 * error_8) << name;  // and they are compressed
     EXPECT_TRUE(same_bits(in_chunks(*three, tokens, 90), whole)) << name;
-    Cache cache = three->make_cache();
-    forward(*three, cache, tokens);
+    Cache cache = three->make_cache(), uncompressed = plain->make_cache();
+    forward(*three, cache, std::span(tokens).first(125));
+    for (size_t i = 125; i < tokens.size(); ++i) {
+      const auto at = whole.begin() + static_cast<std::ptrdiff_t>(i) * three->info().vocab_size;
+      EXPECT_TRUE(
+          same_bits(forward(*three, cache, std::span(tokens).subspan(i, 1)), {at, at + three->info().vocab_size}))
+          << name << ", token " << i;
+    }
+    forward(*plain, uncompressed, tokens);
+    const std::vector<LayerMemory> layers = three->layer_memory();
+    for (size_t i = 0; i < layers.size(); ++i) {  // windows and states are left alone
+      const bool full = layers[i].n_kv_heads > 0 && layers[i].window == 0;
+      EXPECT_EQ(cache.layers[i]->bytes() != uncompressed.layers[i]->bytes(), full) << name << ", layer " << i;
+    }
     EXPECT_EQ(cache.bytes(), bytes_of(*three, options_with("k4v3"), static_cast<int64_t>(tokens.size()))) << name;
   }
 }

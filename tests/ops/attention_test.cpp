@@ -85,9 +85,11 @@ void expect_token_right(const Sequence& s, const Tensor& out, int64_t token, con
     const SoftmaxAttention expected = softmax_attention(
         s.queries.data<float>() + at, [&](int64_t t) { return keys.data<float>() + (first + t) * width + kv; },
         [&](int64_t t) { return values.data<float>() + (first + t) * width + kv; }, token + 1 - first, dim,
-        s.shape.scale);
+        s.shape.scale, s.shape.softcap);
+    const double share =
+        s.shape.sinks ? expected.share_beside(static_cast<double>(s.shape.sinks.data<float>()[head])) : 1;
     for (int64_t d = 0; d < dim; ++d)
-      ASSERT_NEAR(out.data<float>()[at + d], expected.values[static_cast<size_t>(d)],
+      ASSERT_NEAR(out.data<float>()[at + d], share * expected.values[static_cast<size_t>(d)],
                   kBound * (1 + expected.largest_norm))
           << what << ", token " << token << ", head " << head;
   }
@@ -109,6 +111,28 @@ TEST(Attention, TokensSeeAllBeforeThem) {
           for (const int64_t token : {length - 1, length - 2, length / 2, int64_t{255}, int64_t{256}, int64_t{0}})
             if (token >= 0 && token < length) expect_token_right(s, out, token, what);
         }
+}
+
+// Scores up to three times the bound; with sinks, which it leaves as they are, the values shrink by their share.
+TEST(Attention, BoundedScores) {
+  Dice dice(6);
+  for (const CpuLevel level : available_levels())
+    for (const DType dtype : {DType::f16, DType::f32})
+      for (const int64_t window : {0, 70}) {
+        Sequence s(6, 2, 32, dtype, level == CpuLevel::scalar ? 100 : 300, dice, window);
+        s.shape.softcap = 4;
+        CpuOps ops = make_ops(level, 2);
+        const Tensor out = attend_at_once(ops, s);
+        const std::string what = std::string(name(level)) + ", window " + std::to_string(window);
+        for (const int64_t token : {int64_t{0}, int64_t{77}, s.tokens() - 1}) expect_token_right(s, out, token, what);
+        EXPECT_TRUE(same_bytes(attend(ops, s, [](int64_t) { return int64_t{7}; }), out)) << what;
+        Sequence free = s, with_sinks = s;
+        free.shape.softcap = 0;
+        EXPECT_FALSE(same_bytes(attend_at_once(ops, free), out)) << what;
+
+        with_sinks.shape.sinks = from_float(dice.normals(6, 8).data(), {6}, DType::f32);
+        expect_token_right(with_sinks, attend_at_once(ops, with_sinks), s.tokens() - 1, what + ", sinks");
+      }
 }
 
 // One call, token by token, and random chunks, on one to three threads: all results of all tokens have the same bits.
@@ -134,14 +158,16 @@ TEST(Attention, ChunksAndThreadsDoNotMatter) {
       }
 }
 
-// A query sees itself and the window - 1 tokens before it, in whatever chunks the tokens come.
+// A query sees itself and the window - 1 tokens before it, in whatever chunks the tokens come; with sinks or without.
 TEST(Attention, SlidingWindows) {
   Dice dice(5);
   for (const CpuLevel level : available_levels())
     for (const DType dtype : {DType::f16, DType::f32})
       for (const int64_t window : {1, 2, 63, 64, 200, 256, 257, 400, 5000}) {
         const int64_t group = dice.one_of({1, 3, 4}), length = level == CpuLevel::scalar ? 300 : 900;
-        const Sequence s(2 * group, 2, 16, dtype, length, dice, window);
+        Sequence s(2 * group, 2, 16, dtype, length, dice, window);
+        if (dice.between(0, 1) == 1)
+          s.shape.sinks = from_float(dice.normals(2 * group, 4).data(), {2 * group}, DType::f32);
         CpuOps single = make_ops(level, 1);
         const Tensor expected = attend_at_once(single, s);
         const std::string what = std::string(name(level)) + " " + std::string(name(dtype)) + ", window " +

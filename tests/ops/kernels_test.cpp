@@ -224,13 +224,13 @@ struct PageResult {
   Guarded<float> maximum, sum, values;
 
   PageResult(const Kernels& kernels, DType dtype, const Page& page, float scale, const std::vector<const float*>& q,
-             const std::vector<int64_t>& limit, const std::vector<int64_t>& hidden = {})
+             const std::vector<int64_t>& limit, const std::vector<int64_t>& hidden = {}, float softcap = 0)
       : rows(static_cast<int64_t>(q.size())), dim(page.dim), maximum(rows), sum(rows), values(rows * dim) {
     std::vector<float*> rows_of_values;
     for (int64_t r = 0; r < rows; ++r) rows_of_values.push_back(values.data() + r * dim);
     (dtype == DType::f16 ? kernels.attend_page_f16 : kernels.attend_page_f32)(
         {page.key_page.data<std::byte>(), page.value_page.data<std::byte>(), dim, scale, rows, q.data(), limit.data(),
-         maximum.data(), sum.data(), rows_of_values.data(), hidden.empty() ? nullptr : hidden.data()});
+         maximum.data(), sum.data(), rows_of_values.data(), hidden.empty() ? nullptr : hidden.data(), softcap});
   }
 };
 
@@ -259,7 +259,8 @@ double attend_page_error(const Kernels& kernels, Dice& dice, DType dtype) {
   }
   const Page page(dtype, dim, std::max<int64_t>(*std::max_element(limit.begin(), limit.end()), 0),
                   static_cast<float>(dice.one_of({1, 5, 20})), dice);
-  PageResult result(kernels, dtype, page, scale, q, limit, hidden);
+  const auto softcap = static_cast<float>(dice.one_of({0, 0, 3, 50}));
+  PageResult result(kernels, dtype, page, scale, q, limit, hidden, softcap);
   double largest = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const auto row = static_cast<size_t>(r);
@@ -271,11 +272,11 @@ double attend_page_error(const Kernels& kernels, Dice& dice, DType dtype) {
     }
     const SoftmaxAttention expected = softmax_attention(
         q[row], [&](int64_t t) { return page.key(first + t); }, [&](int64_t t) { return page.value(first + t); },
-        tokens, dim, scale);
+        tokens, dim, scale, softcap);
     largest = std::max(largest, attention_error(expected, result.maximum[r], result.sum[r], values, dim));
     largest = std::max(largest, std::fabs(result.maximum[r] - expected.maximum) / (1 + expected.largest_norm));
     // A row's result does not depend on the rows beside it, and so not on how far they see.
-    PageResult alone(kernels, dtype, page, scale, {q[row]}, {limit[row]}, {first});
+    PageResult alone(kernels, dtype, page, scale, {q[row]}, {limit[row]}, {first}, softcap);
     if (alone.maximum[0] != result.maximum[r] || alone.sum[0] != result.sum[r] ||
         std::memcmp(alone.values.data(), values, sizeof(float) * static_cast<size_t>(dim)) != 0)
       return INFINITY;

@@ -90,12 +90,16 @@ struct SoftmaxAttention {
   double maximum = -INFINITY, sum = 0;  // largest score; sum of exp(score - maximum)
   std::vector<double> values;           // weighted by exp(score - maximum) / sum
   double largest_norm = 0;              // of scale * |q| * |key|: scores are rounded relative to it
+
+  /// What a score that has no value leaves to the values.
+  double share_beside(double sink) const { return sum / (sum + std::exp(sink - maximum)); }
 };
 
-/// keys, values: of token t at keys(t), values(t) -> const float* [dim].
+/// With a softcap, scores are softcap * tanh(score / softcap). keys, values: of token t at keys(t), values(t) -> const
+/// float* [dim].
 template <typename Keys, typename Values>
 SoftmaxAttention softmax_attention(const float* q, const Keys& keys, const Values& values, int64_t tokens, int64_t dim,
-                                   double scale) {
+                                   double scale, double softcap = 0) {
   SoftmaxAttention result;
   result.values.assign(static_cast<size_t>(dim), 0.0);
   std::vector<double> scores(static_cast<size_t>(tokens), 0.0);
@@ -103,6 +107,7 @@ SoftmaxAttention softmax_attention(const float* q, const Keys& keys, const Value
     double& score = scores[static_cast<size_t>(t)];
     for (int64_t d = 0; d < dim; ++d) score += static_cast<double>(q[d]) * keys(t)[d];
     score *= scale;
+    if (softcap > 0) score = softcap * std::tanh(score / softcap);
     result.largest_norm = std::max(result.largest_norm, scale * norm(q, dim) * norm(keys(t), dim));
     result.maximum = std::max(result.maximum, score);
   }

@@ -71,6 +71,15 @@ struct Decoder {
 struct Codes256 {
   static constexpr int32_t kBias = 0;
   static constexpr int kMostRows = 4;
+  static constexpr int kHalves = 2;  // of 64 codes
+
+  template <int kBits>
+  static Decoder<kBits> decoder(const uint8_t* side, int64_t dim, int half) {
+    Decoder<kBits> result;
+    result.use(side, dim, half);
+    return result;
+  }
+  static void store(__m256i levels, uint8_t* out) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), levels); }
 
   static Floats load_difference(const int32_t* x, int32_t /*offset*/) { return Floats::load_int32(x); }
 
@@ -119,7 +128,7 @@ struct Codes256 {
   }
 
   template <int kBits, int kRows>
-  static void sum_values(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
+  static void sum_values(const AttendBlocks& a, const SpanSides& sides, SpanRows<kRows>& rows) {
     const int64_t dim = a.head_dim;
     Decoder<kBits> decoder;
     for (int64_t tile = 0; tile < dim / 16; ++tile)
@@ -127,8 +136,8 @@ struct Codes256 {
         __m256i upper[kRows], lower[kRows];
         unroll<kRows>([&](auto r) TURBOQUANT_INLINE { upper[r] = lower[r] = _mm256_setzero_si256(); });
         for (int64_t block = 0; block < a.count; ++block) {
-          const uint8_t* values = a.blocks[block] + offset;
-          if (block < a.next_count) fetch(a.next[block], offset, 2 * tile + half, dim / 8);
+          const uint8_t* values = sides.values[block];
+          if (block < a.next_count) fetch(a.next[block], kv_side_bytes(a.key_bits, dim), 2 * tile + half, dim / 8);
           decoder.use(values, dim, half);
           const ValueMasks masks(values + kv_trellis_offset(kBits, dim), dim / 16, tile);
           for (int64_t v = 0; v < 16; v += 4)
@@ -158,13 +167,12 @@ struct Codes256 {
     sum_keys<8, kRows>(keys, dim, token, rows, fetch);
   }
 
-  /// `offset`: of the values in a block.
   template <int kRows>
-  static void value_sums(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
-    if (a.value_bits == 4) return sum_values<4, kRows>(a, offset, rows);
-    if (a.value_bits == 3) return sum_values<3, kRows>(a, offset, rows);
-    if (a.value_bits == 2) return sum_values<2, kRows>(a, offset, rows);
-    sum_values<8, kRows>(a, offset, rows);
+  static void value_sums(const AttendBlocks& a, const SpanSides& sides, SpanRows<kRows>& rows) {
+    if (sides.value_bits == 4) return sum_values<4, kRows>(a, sides, rows);
+    if (sides.value_bits == 3) return sum_values<3, kRows>(a, sides, rows);
+    if (sides.value_bits == 2) return sum_values<2, kRows>(a, sides, rows);
+    sum_values<8, kRows>(a, sides, rows);
   }
 };
 

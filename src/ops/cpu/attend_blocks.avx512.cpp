@@ -58,6 +58,17 @@ struct Decoder {
 struct Codes512 {
   static constexpr int32_t kBias = 128;
   static constexpr int kMostRows = 8;
+  static constexpr int kHalves = 1;  // of 64 codes
+
+  template <int kBits>
+  static Decoder<kBits> decoder(const uint8_t* side, int64_t dim, int /*half*/) {
+    Decoder<kBits> result;
+    result.use(side, dim);
+    return result;
+  }
+  static void store(__m512i levels, uint8_t* out) {
+    _mm512_storeu_si512(out, _mm512_xor_si512(levels, _mm512_set1_epi8(static_cast<char>(0x80))));
+  }
 
   static Floats load_difference(const int32_t* x, int32_t offset) {
     return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(x), _mm512_set1_epi32(offset)))};
@@ -115,7 +126,7 @@ struct Codes512 {
   }
 
   template <int kBits, int kRows, int kTiles>
-  static void value_tiles(const AttendBlocks& a, int64_t offset, int64_t tile, SpanRows<kRows>& rows) {
+  static void value_tiles(const AttendBlocks& a, const SpanSides& sides, int64_t tile, SpanRows<kRows>& rows) {
     const int64_t dim = a.head_dim;
     Decoder<kBits> decoder;
     __m512i upper[kTiles][kRows], lower[kTiles][kRows];
@@ -123,8 +134,8 @@ struct Codes512 {
       unroll<kRows>([&](auto r) TURBOQUANT_INLINE { upper[i][r] = lower[i][r] = _mm512_setzero_si512(); });
     });
     for (int64_t block = 0; block < a.count; ++block) {
-      const uint8_t* values = a.blocks[block] + offset;
-      if (block < a.next_count) fetch(a.next[block], offset, tile / kTiles, dim / 16 / kTiles);
+      const uint8_t* values = sides.values[block];
+      if (block < a.next_count) fetch(a.next[block], kv_side_bytes(a.key_bits, dim), tile / kTiles, dim / 16 / kTiles);
       const uint8_t* words = values + kv_trellis_offset(kBits, dim);
       decoder.use(values, dim);
       const ValueMasks first(words, dim / 16, tile), second(words, dim / 16, tile + kTiles - 1);
@@ -155,12 +166,12 @@ struct Codes512 {
   }
 
   template <int kBits, int kRows>
-  static void sum_values(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
+  static void sum_values(const AttendBlocks& a, const SpanSides& sides, SpanRows<kRows>& rows) {
     const int64_t tiles = a.head_dim / 16;
     int64_t tile = 0;
     if constexpr (kRows <= 4)
-      for (; tile + 2 <= tiles; tile += 2) value_tiles<kBits, kRows, 2>(a, offset, tile, rows);
-    for (; tile < tiles; ++tile) value_tiles<kBits, kRows, 1>(a, offset, tile, rows);
+      for (; tile + 2 <= tiles; tile += 2) value_tiles<kBits, kRows, 2>(a, sides, tile, rows);
+    for (; tile < tiles; ++tile) value_tiles<kBits, kRows, 1>(a, sides, tile, rows);
   }
 
   template <int kRows>
@@ -172,13 +183,12 @@ struct Codes512 {
     sum_keys<8, kRows>(keys, dim, token, rows, fetch);
   }
 
-  /// `offset`: of the values in a block.
   template <int kRows>
-  static void value_sums(const AttendBlocks& a, int64_t offset, SpanRows<kRows>& rows) {
-    if (a.value_bits == 4) return sum_values<4, kRows>(a, offset, rows);
-    if (a.value_bits == 3) return sum_values<3, kRows>(a, offset, rows);
-    if (a.value_bits == 2) return sum_values<2, kRows>(a, offset, rows);
-    sum_values<8, kRows>(a, offset, rows);
+  static void value_sums(const AttendBlocks& a, const SpanSides& sides, SpanRows<kRows>& rows) {
+    if (sides.value_bits == 4) return sum_values<4, kRows>(a, sides, rows);
+    if (sides.value_bits == 3) return sum_values<3, kRows>(a, sides, rows);
+    if (sides.value_bits == 2) return sum_values<2, kRows>(a, sides, rows);
+    sum_values<8, kRows>(a, sides, rows);
   }
 };
 

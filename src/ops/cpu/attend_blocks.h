@@ -117,6 +117,12 @@ inline Floats exp2_of_negative(Floats x) {
 #endif
 }
 
+/// Where the integers of a span are: in codes of so many bits, or decoded, which is what 8-bit codes are.
+struct SpanSides {
+  int key_bits, value_bits;
+  const uint8_t *keys[kSpanBlocks], *values[kSpanBlocks];
+};
+
 /// What the passes over a span hand on to each other.
 template <int kRows>
 struct SpanRows {
@@ -128,25 +134,28 @@ struct SpanRows {
 
 /// What is fetched while a block's keys are at work.
 struct KeyFetch {
-  const uint8_t *values, *keys;  // of this block; of the next one, or null
+  const uint8_t *values, *keys;  // of this block; of the next one; or null
   int64_t value_bytes, key_bytes;
 
   __attribute__((always_inline)) void step(int64_t index, int64_t count) const {
     if (keys != nullptr) fetch(keys, key_bytes, index, count);
-    fetch(values, value_bytes, index, count);
+    if (values != nullptr) fetch(values, value_bytes, index, count);
   }
 };
 
 template <class Codes, int kRows>
-void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
+void attend_blocks_rows(const AttendBlocks& a, const SpanSides& sides, int64_t first) {
   const int64_t dim = a.head_dim, side = kv_side_bytes(a.key_bits, dim);
   SpanRows<kRows> rows;
-  for (int r = 0; r < kRows; ++r) rows.q[r] = a.q[first + r];
+  for (int r = 0; r < kRows; ++r) rows.q[r] = a.q + (first + r) * dim;
+  const bool coded = a.panel == nullptr;
   for (int64_t block = 0; block < a.count; ++block) {
-    const uint8_t* next = a.fetched || block + 1 == a.count ? nullptr : a.blocks[block + 1];
-    Codes::template key_sums<kRows>(a.key_bits, a.blocks[block], dim, block * kTokens, rows,
-                                    {a.blocks[block] + side, next, kv_side_bytes(a.value_bits, dim), side});
+    const uint8_t* next = !coded || a.fetched || block + 1 == a.count ? nullptr : a.blocks[block + 1];
+    Codes::template key_sums<kRows>(
+        sides.key_bits, sides.keys[block], dim, block * kTokens, rows,
+        {coded ? sides.values[block] : nullptr, next, kv_side_bytes(a.value_bits, dim), side});
   }
+  const auto result = [&](int r) { return a.results + (first + r) * (kKeyLanes + dim); };
 
   const auto tokens = static_cast<int>(a.count * kTokens), hidden = static_cast<int>(a.hidden);
   float factor[kRows];
@@ -157,16 +166,22 @@ void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
     const Floats scale = Floats::all(a.q_scale[first + r] * kv_unit(a.key_bits) * kLog2E),
                  lowest = Floats::all(kNoScore);
     const Floats offset = Floats::all(static_cast<float>(Codes::kBias * a.q_sum[first + r]));
-    Floats m = lowest;
-    for (int t = 0; t < tokens; t += kWidth) {
-      const auto* scales = reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + kv_scales_offset(a.key_bits, dim));
-      // Whole numbers below 2^24: the difference is exact.
-      Floats s = (Floats::load_int32(rows.score[r] + t) - offset) * scale * Floats::load_half(scales + t % kTokens);
-      if (t < hidden) s = lowest.keep_first(hidden - t, s);
-      s.store(p + t);
-      m = max(m, s);
-    }
-    const float largest = m.largest();
+    const auto largest_score = [&](auto bounded) TURBOQUANT_INLINE {
+      Floats m = lowest;
+      for (int t = 0; t < tokens; t += kWidth) {
+        const auto* scales =
+            reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + kv_scales_offset(a.key_bits, dim));
+        // Whole numbers below 2^24: the difference is exact.
+        Floats s =
+            bounded((Floats::load_int32(rows.score[r] + t) - offset) * scale * Floats::load_half(scales + t % kTokens));
+        if (t < hidden) s = lowest.keep_first(hidden - t, s);
+        s.store(p + t);
+        m = max(m, s);
+      }
+      return m.largest();
+    };
+    const float largest = a.softcap > 0 ? largest_score(SoftCap(a.softcap * kLog2E))
+                                        : largest_score([](Floats s) TURBOQUANT_INLINE { return s; });
     Floats total = Floats::zero(), heaviest = Floats::zero();
     for (int t = 0; t < tokens; t += kWidth) {
       const auto* scales =
@@ -179,31 +194,83 @@ void attend_blocks_rows(const AttendBlocks& a, int64_t first) {
       heaviest = max(heaviest, w);
     }
     const float weight = heaviest.largest();
-    a.maximum[first + r] = largest * kLn2;
-    a.sum[first + r] = total.sum();
+    result(r)[0] = largest * kLn2;
+    result(r)[1] = total.sum();
     factor[r] = weight * kv_unit(a.value_bits) / kLargestWeight;
     const float inverse = weight > 1e-30F ? kLargestWeight / weight : 0.0F;
     weight_sum[r] = Codes::split_weights(p, tokens, inverse, rows.weight[0][r], rows.weight[1][r]);
   }
 
-  Codes::template value_sums<kRows>(a, side, rows);
+  Codes::template value_sums<kRows>(a, sides, rows);
   for (int r = 0; r < kRows; ++r) {
     const Floats scale = Floats::all(factor[r]);
     for (int64_t d = 0; d < dim; d += kWidth)
       (Codes::load_difference(rows.values[r] + d, Codes::kBias * weight_sum[r]) * scale)
-          .store(a.values_sum[first + r] + d);
+          .store(result(r) + kKeyLanes + d);
+  }
+}
+
+/// Decodes a side to what it would be in 8 bits, without the scales.
+template <class Codes, int kBits>
+void decode_side(KvSide side, const uint8_t* codes, int64_t dim, uint8_t* out) {
+  const uint8_t* words = codes + kv_trellis_offset(kBits, dim);
+  for (int half = 0; half < Codes::kHalves; ++half) {
+    const auto decoder = Codes::template decoder<kBits>(codes, dim, half);
+    const auto tile = [&](int64_t begin, int64_t count, auto&& masks) TURBOQUANT_INLINE {
+      for (int64_t v = 0; v < count; v += 4)
+        unroll<4>([&](auto j) TURBOQUANT_INLINE {
+          Codes::store(decoder.template vector<j()>(begin + v, masks(v + j)),
+                       out + 64 * (begin + v + j) + 64 / Codes::kHalves * half);
+        });
+    };
+    if (side == KvSide::keys) {
+      const int64_t n = dim / 4;
+      for (int i = 0; i < 4; ++i) {
+        KeyMasks masks(words + 8 * i * n, n);
+        tile(i * n, n, [&](int64_t) TURBOQUANT_INLINE { return masks.next(); });
+      }
+    } else {
+      for (int64_t i = 0; i < dim / 16; ++i) {
+        const ValueMasks masks(words, dim / 16, i);
+        tile(16 * i, 16, [&](int64_t v) TURBOQUANT_INLINE { return masks.at(v); });
+      }
+    }
   }
 }
 
 template <class Codes>
+void decode_side(KvSide side, int bits, const uint8_t* codes, int64_t dim, uint8_t* out) {
+  if (bits == 4) return decode_side<Codes, 4>(side, codes, dim, out);
+  if (bits == 3) return decode_side<Codes, 3>(side, codes, dim, out);
+  decode_side<Codes, 2>(side, codes, dim, out);
+}
+
+template <class Codes>
 void attend_blocks_any(const AttendBlocks& a) {
+  SpanSides sides{a.key_bits, a.value_bits, {}, {}};
+  for (int64_t i = 0; i < a.count; ++i) {
+    sides.keys[i] = a.blocks[i];
+    sides.values[i] = a.blocks[i] + kv_side_bytes(a.key_bits, a.head_dim);
+  }
+  if (a.panel != nullptr) {
+    const auto decode = [&](KvSide side, int& bits, const uint8_t** codes, uint8_t* panel) {
+      if (bits == 8) return;
+      for (int64_t i = 0; i < a.count; ++i, panel += kTokens * a.head_dim) {
+        decode_side<Codes>(side, bits, codes[i], a.head_dim, panel);
+        codes[i] = panel;
+      }
+      bits = 8;
+    };
+    decode(KvSide::keys, sides.key_bits, sides.keys, a.panel);
+    decode(KvSide::values, sides.value_bits, sides.values, a.panel + a.count * kTokens * a.head_dim);
+  }
   int64_t r = 0;
   if constexpr (Codes::kMostRows == 8)
-    for (; r + 8 <= a.rows; r += 8) attend_blocks_rows<Codes, 8>(a, r);
-  for (; r + 4 <= a.rows; r += 4) attend_blocks_rows<Codes, 4>(a, r);
-  for (; r + 3 <= a.rows; r += 3) attend_blocks_rows<Codes, 3>(a, r);
-  for (; r + 2 <= a.rows; r += 2) attend_blocks_rows<Codes, 2>(a, r);
-  for (; r < a.rows; ++r) attend_blocks_rows<Codes, 1>(a, r);
+    for (; r + 8 <= a.rows; r += 8) attend_blocks_rows<Codes, 8>(a, sides, r);
+  for (; r + 4 <= a.rows; r += 4) attend_blocks_rows<Codes, 4>(a, sides, r);
+  for (; r + 3 <= a.rows; r += 3) attend_blocks_rows<Codes, 3>(a, sides, r);
+  for (; r + 2 <= a.rows; r += 2) attend_blocks_rows<Codes, 2>(a, sides, r);
+  for (; r < a.rows; ++r) attend_blocks_rows<Codes, 1>(a, sides, r);
 }
 
 }  // namespace

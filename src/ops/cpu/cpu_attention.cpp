@@ -141,7 +141,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
     }
     const std::byte* base = cache.pages[static_cast<size_t>(page)] + static_cast<size_t>(2 * head) * head_bytes;
     attend({base, base + head_bytes, dim, shape.scale, count, q.data(), limit.data(), maximum.data(), sum.data(),
-            values.data(), hidden.data()});
+            values.data(), hidden.data(), shape.softcap});
     for (int64_t i = 0; i < count; ++i) {
       results[i * floats] = maximum[static_cast<size_t>(i)];
       results[i * floats + 1] = sum[static_cast<size_t>(i)];

@@ -17,7 +17,9 @@
 namespace turboquant {
 namespace {
 
-constexpr int64_t kSpanGroup = 4;  // spans that a thread goes through one after the other
+constexpr int64_t kSpanGroup = 4;        // spans that a thread goes through one after the other
+constexpr int64_t kPanelRows = 128;      // most query rows for which codes are decoded once
+constexpr int64_t kPiecesPerThread = 8;  // of query rows, at least, where there are enough
 
 static_assert(kKvFirstTokens == kKeyLanes);  // one vector of keys a coordinate
 
@@ -48,8 +50,9 @@ class Attend {
         cache_(cache),
         out_(out.data<float>()),
         dim_(shape.head_dim),
+        tokens_(queries.dim(0)),
         group_(shape.n_heads / shape.n_kv_heads),
-        first_position_(cache.length - queries.dim(0)),
+        first_position_(cache.length - tokens_),
         compressed_(static_cast<int64_t>(cache.compressed.size())) {
     spans_ = (compressed_ + kSpanBlocks - 1) / kSpanBlocks;
     first_exact_ = spans_ == 0 ? 0 : 1 + spans_;
@@ -67,11 +70,13 @@ class Attend {
   }
   int64_t floats() const { return dim_ + kKeyLanes; }  // a result: maximum, sum, then the values in so many
 
-  /// Quantizes query rows [begin, end) of all heads, rotated as the keys are.
+  int64_t rows() const { return tokens_ * group_; }  // of a KV head
+
+  /// Quantizes rows [begin, end) of all KV heads one after the other, rotated as the keys are.
   void prepare(int64_t begin, int64_t end, int8_t* q, float* scale, int32_t* sum) const {
     std::vector<float> rotated(static_cast<size_t>(dim_));
     for (int64_t i = begin; i < end; ++i) {
-      rotate(cache_.code->keys, queries_ + i * dim_, rotated.data());
+      rotate(cache_.code->keys, queries_ + offset(i / rows(), i % rows()), rotated.data());
       kernels_.quantize(rotated.data(), dim_, q + i * dim_, scale + i, sum + i);
       scale[i] *= shape_.scale;
     }
@@ -82,81 +87,78 @@ class Attend {
     q_sum_ = sum;
   }
 
+  /// Bytes of the panel that part() wants for more than kAttendRows rows.
+  int64_t panel_bytes() const { return spans_ == 0 ? 0 : 2 * kSpanBlocks * kKvBlockTokens * dim_; }
+
   /// Rows [first, first + count) of a KV head over one part, results at `results`.
-  void part(int64_t part, int64_t head, int64_t first, int64_t count, float* results) const {
-    std::array<float, kAttendRows> maximum{}, sum{};
-    std::array<float*, kAttendRows> values{};
-    for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = results + i * floats() + kKeyLanes;
-    if (part >= first_exact_) {
-      const int64_t block = part - first_exact_;
-      const auto* base = reinterpret_cast<const uint16_t*>(cache_.exact[static_cast<size_t>(block)]);
-      exact(base + head * exact_head_halves(dim_), kKvBlockTokens, (compressed_ + block) * kKvBlockTokens, head, first,
-            count, maximum.data(), sum.data(), values.data());
-    } else if (part == 0) {
-      const auto* base = reinterpret_cast<const uint16_t*>(cache_.first);
-      exact(base + head * first_head_halves(dim_), kKvFirstTokens, 0, head, first, count, maximum.data(), sum.data(),
-            values.data());
-    } else {
-      span(part - 1, head, first, count, maximum.data(), sum.data(), values.data());
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      results[i * floats()] = maximum[static_cast<size_t>(i)];
-      results[i * floats() + 1] = sum[static_cast<size_t>(i)];
+  void part(int64_t part, int64_t head, int64_t first, int64_t count, float* results, uint8_t* panel) const {
+    if (part > 0 && part < first_exact_) return span(part - 1, head, first, count, results, panel);
+    const bool is_first = part < first_exact_;
+    const int64_t block = is_first ? 0 : part - first_exact_;
+    const auto* base =
+        reinterpret_cast<const uint16_t*>(is_first ? cache_.first : cache_.exact[static_cast<size_t>(block)]);
+    for (int64_t i = 0; i < count; i += kAttendRows) {
+      const int64_t some = std::min<int64_t>(kAttendRows, count - i);
+      if (is_first)
+        exact(base + head * first_head_halves(dim_), kKvFirstTokens, 0, head, first + i, some, results + i * floats());
+      else
+        exact(base + head * exact_head_halves(dim_), kKvBlockTokens, (compressed_ + block) * kKvBlockTokens, head,
+              first + i, some, results + i * floats());
     }
   }
 
-  /// One row's running results: over the exact parts, and over the compressed ones.
-  struct Total {
-    std::vector<float> exact, compressed;
-  };
-  Total make_total() const {
-    const auto n = static_cast<size_t>(floats());
-    return {std::vector<float>(n), std::vector<float>(n)};
-  }
+  /// A row's running results, in so many floats: over the exact parts, then over the compressed ones.
+  int64_t total_floats() const { return 2 * floats(); }
   /// A sink is what was seen first: a score without a value.
-  void start(int64_t head, int64_t row, Total& total) const {
-    std::fill(total.exact.begin(), total.exact.end(), 0.0F);
-    std::fill(total.compressed.begin(), total.compressed.end(), 0.0F);
-    total.exact[0] = shape_.sinks ? shape_.sinks.data<float>()[head * group_ + row % group_] : kNoScore;
-    total.exact[1] = shape_.sinks ? 1.0F : 0.0F;
-    total.compressed[0] = kNoScore;
+  void start(int64_t head, int64_t row, float* total) const {
+    std::fill(total, total + total_floats(), 0.0F);
+    total[0] = shape_.sinks ? shape_.sinks.data<float>()[head * group_ + row % group_] : kNoScore;
+    total[1] = shape_.sinks ? 1.0F : 0.0F;
+    total[floats()] = kNoScore;
   }
   /// Parts must come in order.
-  void add(int64_t part, const float* result, Total& total) const {
+  void add(int64_t part, const float* result, float* total) const {
+    float* compressed = total + floats();
     const bool is_span = part > 0 && part < first_exact_;
-    merge(is_span ? total.compressed : total.exact, result);
+    merge(is_span ? compressed : total, result);
     if (part != first_exact_ - 1) return;
-    rotate_inverse(cache_.code->values, total.compressed.data() + kKeyLanes, total.compressed.data() + kKeyLanes);
-    merge(total.exact, total.compressed.data());
+    rotate_inverse(cache_.code->values, compressed + kKeyLanes, compressed + kKeyLanes);
+    merge(total, compressed);
   }
-  void finish(int64_t head, int64_t row, const Total& total) const {
+  void finish(int64_t head, int64_t row, const float* total) const {
     float* o = out_ + offset(head, row);
-    for (int64_t d = 0; d < dim_; ++d) o[d] = total.exact[static_cast<size_t>(kKeyLanes + d)] / total.exact[1];
+    for (int64_t d = 0; d < dim_; ++d) o[d] = total[kKeyLanes + d] / total[1];
   }
 
  private:
   // Of a row of a KV head: token * group + head in the group.
-  int64_t index(int64_t head, int64_t row) const {
-    return row / group_ * shape_.n_heads + head * group_ + row % group_;
-  }
-  int64_t offset(int64_t head, int64_t row) const { return index(head, row) * dim_; }
-
-  void merge(std::vector<float>& total, const float* part) const {
-    kernels_.attend_merge(total.data(), total.data() + 1, total.data() + kKeyLanes, part[0], part[1], part + kKeyLanes,
-                          dim_);
+  int64_t offset(int64_t head, int64_t row) const {
+    return (row / group_ * shape_.n_heads + head * group_ + row % group_) * dim_;
   }
 
+  void merge(float* total, const float* part) const {
+    kernels_.attend_merge(total, total + 1, total + kKeyLanes, part[0], part[1], part + kKeyLanes, dim_);
+  }
+
+  /// At most kAttendRows rows.
   void exact(const uint16_t* base, int64_t tokens, int64_t position, int64_t head, int64_t first, int64_t count,
-             float* maximum, float* sum, float* const* values) const {
+             float* results) const {
     std::array<const float*, kAttendRows> q{};
     std::array<int64_t, kAttendRows> limit{};
+    std::array<float, kAttendRows> maximum{}, sum{};
+    std::array<float*, kAttendRows> values{};
     for (int64_t i = 0; i < count; ++i) {
-      q[static_cast<size_t>(i)] = queries_ + offset(head, first + i);
-      limit[static_cast<size_t>(i)] =
-          std::clamp<int64_t>(first_position_ + (first + i) / group_ + 1 - position, 0, tokens);
+      const auto at = static_cast<size_t>(i);
+      q[at] = queries_ + offset(head, first + i);
+      limit[at] = std::clamp<int64_t>(first_position_ + (first + i) / group_ + 1 - position, 0, tokens);
+      values[at] = results + i * floats() + kKeyLanes;
     }
-    kernels_.attend_page_f16(
-        {base, base + tokens * dim_, dim_, shape_.scale, count, q.data(), limit.data(), maximum, sum, values});
+    kernels_.attend_page_f16({base, base + tokens * dim_, dim_, shape_.scale, count, q.data(), limit.data(),
+                              maximum.data(), sum.data(), values.data(), nullptr, shape_.softcap});
+    for (int64_t i = 0; i < count; ++i) {
+      results[i * floats()] = maximum[static_cast<size_t>(i)];
+      results[i * floats() + 1] = sum[static_cast<size_t>(i)];
+    }
   }
 
   /// This head's part of the blocks of a span; returns how many.
@@ -169,27 +171,22 @@ class Attend {
     return count;
   }
 
-  void span(int64_t span, int64_t head, int64_t first, int64_t count, float* maximum, float* sum,
-            float* const* values) const {
+  void span(int64_t span, int64_t head, int64_t first, int64_t count, float* results, uint8_t* panel) const {
     const KvBits bits = cache_.code->bits;
     std::array<const uint8_t*, kSpanBlocks> block{}, next{};
-    const int64_t blocks = locate(span, head, block);
-    std::array<const int8_t*, kAttendRows> q{};
-    std::array<float, kAttendRows> scale{};
-    std::array<int32_t, kAttendRows> q_sum{};
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = index(head, first + i);
-      q[static_cast<size_t>(i)] = q_ + at * dim_;
-      scale[static_cast<size_t>(i)] = q_scale_[at];
-      q_sum[static_cast<size_t>(i)] = q_sum_[at];
-    }
-    AttendBlocks call{bits.keys, bits.values, dim_,         blocks,       block.data(), span == 0 ? kKvFirstTokens : 0,
-                      count,     q.data(),    scale.data(), q_sum.data(), maximum,      sum,
-                      values};
-    call.fetched = span % kSpanGroup != 0;
-    if ((span + 1) % kSpanGroup != 0) {
-      call.next = next.data();
-      call.next_count = locate(span + 1, head, next);
+    const int64_t blocks = locate(span, head, block), at = head * rows() + first;
+    AttendBlocks call{
+        bits.keys, bits.values,    dim_,          blocks,      block.data(), span == 0 ? kKvFirstTokens : 0,
+        count,     q_ + at * dim_, q_scale_ + at, q_sum_ + at, results};
+    call.softcap = shape_.softcap;
+    if (count > kAttendRows) {
+      call.panel = panel;
+    } else {
+      call.fetched = span % kSpanGroup != 0;
+      if ((span + 1) % kSpanGroup != 0) {
+        call.next = next.data();
+        call.next_count = locate(span + 1, head, next);
+      }
     }
     kernels_.attend_blocks(call);
   }
@@ -199,7 +196,7 @@ class Attend {
   const AttentionShape& shape_;
   const KvBlocks& cache_;
   float* out_;
-  int64_t dim_, group_, first_position_, compressed_;
+  int64_t dim_, tokens_, group_, first_position_, compressed_;
   int64_t spans_ = 0, first_exact_ = 0, parts_ = 0;
   const int8_t* q_ = nullptr;
   const float* q_scale_ = nullptr;
@@ -361,33 +358,38 @@ void CpuOps::attention_blocks(const Tensor& queries, const AttentionShape& shape
       for (int64_t i = begin; i < end; ++i)
         for (int64_t head = i / groups, part = attend.group_begin(i % groups);
              part < attend.group_begin(i % groups + 1); ++part)
-          attend.part(part, head, 0, rows, result(head, part));
+          attend.part(part, head, 0, rows, result(head, part), nullptr);
     });
     pool_.parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
-      Attend::Total total = attend.make_total();
+      std::vector<float> total(static_cast<size_t>(attend.total_floats()));
       for (int64_t head = begin; head < end; ++head)
         for (int64_t row = 0; row < rows; ++row) {
-          attend.start(head, row, total);
-          for (int64_t part = 0; part < parts; ++part) attend.add(part, result(head, part) + row * floats, total);
-          attend.finish(head, row, total);
+          attend.start(head, row, total.data());
+          for (int64_t part = 0; part < parts; ++part)
+            attend.add(part, result(head, part) + row * floats, total.data());
+          attend.finish(head, row, total.data());
         }
     });
     return;
   }
-  const int64_t pieces = (rows + kAttendRows - 1) / kAttendRows;
+  // Prefill: a thread takes some rows of a head through all parts. The more rows, the less decoding for each; but all
+  // threads should have some.
+  const int64_t share = rows * heads / (kPiecesPerThread * pool_.size()) / kAttendRows * kAttendRows,
+                piece = std::clamp<int64_t>(share, kAttendRows, kPanelRows), pieces = (rows + piece - 1) / piece;
   pool_.parallel_for(heads * pieces, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Attend::Total> totals(kAttendRows, attend.make_total());
-    std::vector<float> result(static_cast<size_t>(kAttendRows * floats));
+    const int64_t most = std::min(piece, rows);
+    std::vector<float> totals(static_cast<size_t>(most * attend.total_floats())),
+        result(static_cast<size_t>(most * floats));
+    std::vector<uint8_t> panel(static_cast<size_t>(most > kAttendRows ? attend.panel_bytes() : 0));
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / pieces, first = i % pieces * kAttendRows,
-                    count = std::min<int64_t>(kAttendRows, rows - first);
-      for (int64_t row = 0; row < count; ++row) attend.start(head, first + row, totals[static_cast<size_t>(row)]);
+      const int64_t head = i / pieces, first = i % pieces * piece, count = std::min(piece, rows - first);
+      const auto total = [&](int64_t row) { return totals.data() + row * attend.total_floats(); };
+      for (int64_t row = 0; row < count; ++row) attend.start(head, first + row, total(row));
       for (int64_t part = 0; part < parts; ++part) {
-        attend.part(part, head, first, count, result.data());
-        for (int64_t row = 0; row < count; ++row)
-          attend.add(part, result.data() + row * floats, totals[static_cast<size_t>(row)]);
+        attend.part(part, head, first, count, result.data(), panel.data());
+        for (int64_t row = 0; row < count; ++row) attend.add(part, result.data() + row * floats, total(row));
       }
-      for (int64_t row = 0; row < count; ++row) attend.finish(head, first + row, totals[static_cast<size_t>(row)]);
+      for (int64_t row = 0; row < count; ++row) attend.finish(head, first + row, total(row));
     }
   });
 }

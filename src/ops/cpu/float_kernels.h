@@ -259,6 +259,11 @@ void attend_rows(const AttendPage& page, int first) {
         const Floats upper = x.keep_first(static_cast<int>(visible - v * kWidth), otherwise);
         return otherwise.keep_first(static_cast<int>(before_window - v * kWidth), upper);
       };
+      if (page.softcap > 0) {
+        const SoftCap cap(page.softcap);
+        for (int v = 0; v < kVectors && v * kWidth < visible; ++v)
+          cap(Floats::load(p[r] + v * kWidth)).store(p[r] + v * kWidth);
+      }
       const Floats lowest = Floats::all(kNoScore);
       Floats m = lowest;
       for (int v = 0; v < kVectors; ++v)

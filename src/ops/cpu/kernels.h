@@ -25,6 +25,7 @@ struct AttendPage {
   float* const* values_sum;
   // [rows] how many of the page's first tokens lie before the row's sliding window; null: none for all rows.
   const int64_t* hidden = nullptr;
+  float softcap = 0;  // as in AttentionShape
 };
 
 /// Some blocks of a layer's compressed keys and values (quant/kv.h), for one KV head and some query rows that share it.
@@ -34,14 +35,17 @@ struct AttendBlocks {
   int64_t count;                 // blocks, in the order of their tokens, at most kSpanBlocks
   const uint8_t* const* blocks;  // [count] -> keys and then values of this head
   int64_t hidden;                // how many of the first block's first tokens are not seen, fewer than 64
-  int64_t rows;                  // query rows, at most kAttendRows; each sees all else
-  const int8_t* const* q;        // [rows] -> [head_dim], in the basis of the keys
+  int64_t rows;                  // query rows, any number; each sees all else
+  const int8_t* q;               // [rows][head_dim], in the basis of the keys
   const float* q_scale;          // [rows] a score is q_scale * sum(q * key)
   const int32_t* q_sum;          // [rows] sum of q
-  // Result of every row as in AttendPage; the values in the basis that they are stored in.
-  float* maximum;
-  float* sum;
-  float* const* values_sum;
+  // [rows][kKeyLanes + head_dim] of every row the maximum, the sum and, from kKeyLanes on, the values as in AttendPage;
+  // the values in the basis that they are stored in.
+  float* results;
+  float softcap = 0;  // as in AttentionShape
+  // For speed, with many rows: where the codes are decoded to once for all of them, [2][count][64 * head_dim] bytes;
+  // null: once for kAttendRows at most. The results are the same.
+  uint8_t* panel = nullptr;
   // For speed: the blocks of the next call of this thread, whose keys are fetched, and whether the call before did
   // that.
   const uint8_t* const* next = nullptr;  // [next_count]

@@ -119,6 +119,8 @@ void scale_tile(const int32_t* sums, int32_t correction, const uint16_t* scales,
     out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
 }
 
+float soft_capped(float score, float softcap) { return softcap > 0 ? softcap * std::tanh(score / softcap) : score; }
+
 template <typename Type, float (*kToFloat)(Type)>
 void attend_page(const AttendPage& page) {
   const auto* keys = static_cast<const Type*>(page.keys);
@@ -135,8 +137,9 @@ void attend_page(const AttendPage& page) {
       float score = 0;
       for (int64_t d = 0; d < page.head_dim; ++d)
         score += page.q[row][d] * kToFloat(keys[(t / kKeyLanes * page.head_dim + d) * kKeyLanes + t % kKeyLanes]);
-      scores[static_cast<size_t>(t)] = score * page.scale;
-      page.maximum[row] = std::max(page.maximum[row], score * page.scale);
+      score = soft_capped(score * page.scale, page.softcap);
+      scores[static_cast<size_t>(t)] = score;
+      page.maximum[row] = std::max(page.maximum[row], score);
     }
     for (int64_t t = first; t < tokens; ++t) {
       const float p = std::exp(scores[static_cast<size_t>(t)] - page.maximum[row]);
@@ -149,28 +152,26 @@ void attend_page(const AttendPage& page) {
 void attend_blocks(const AttendBlocks& a) {
   const int64_t dim = a.head_dim;
   std::vector<float> keys(static_cast<size_t>(kKvBlockTokens * dim)), values(keys.size());
-  for (int64_t row = 0; row < a.rows; ++row) {
-    a.maximum[row] = kNoScore;
-    a.sum[row] = 0;
-    std::fill(a.values_sum[row], a.values_sum[row] + dim, 0.0F);
-  }
+  std::fill(a.results, a.results + a.rows * (kKeyLanes + dim), 0.0F);
+  for (int64_t row = 0; row < a.rows; ++row) a.results[row * (kKeyLanes + dim)] = kNoScore;
   for (int64_t block = 0; block < a.count; ++block) {
     kv_decode(KvSide::keys, a.key_bits, a.blocks[block], dim, keys.data());
     kv_decode(KvSide::values, a.value_bits, a.blocks[block] + kv_side_bytes(a.key_bits, dim), dim, values.data());
-    for (int64_t row = 0; row < a.rows; ++row)
+    for (int64_t row = 0; row < a.rows; ++row) {
+      float *result = a.results + row * (kKeyLanes + dim), *sum = result + kKeyLanes;
       for (int64_t t = block == 0 ? a.hidden : 0; t < kKvBlockTokens; ++t) {
         float score = 0;
         for (int64_t d = 0; d < dim; ++d)
-          score += static_cast<float>(a.q[row][d]) * keys[static_cast<size_t>(t * dim + d)];
-        score *= a.q_scale[row];
-        const float largest = std::max(a.maximum[row], score);
-        const float keep = a.maximum[row] <= kNoScore ? 0.0F : std::exp(a.maximum[row] - largest);
+          score += static_cast<float>(a.q[row * dim + d]) * keys[static_cast<size_t>(t * dim + d)];
+        score = soft_capped(score * a.q_scale[row], a.softcap);
+        const float largest = std::max(result[0], score);
+        const float keep = result[0] <= kNoScore ? 0.0F : std::exp(result[0] - largest);
         const float p = std::exp(score - largest);
-        a.maximum[row] = largest;
-        a.sum[row] = a.sum[row] * keep + p;
-        for (int64_t d = 0; d < dim; ++d)
-          a.values_sum[row][d] = a.values_sum[row][d] * keep + p * values[static_cast<size_t>(t * dim + d)];
+        result[0] = largest;
+        result[1] = result[1] * keep + p;
+        for (int64_t d = 0; d < dim; ++d) sum[d] = sum[d] * keep + p * values[static_cast<size_t>(t * dim + d)];
       }
+    }
   }
 }
 

@@ -17,5 +17,16 @@ inline float exp_difference(float before, float after) {
   return result[0];
 }
 
+/// A bound on scores: cap * tanh(score / cap).
+class SoftCap {
+ public:
+  explicit SoftCap(float cap) : cap_(Floats::all(cap)), inverse_(Floats::all(1 / cap)) {}
+
+  Floats operator()(Floats score) const { return cap_ * tanh(score * inverse_); }
+
+ private:
+  Floats cap_, inverse_;
+};
+
 }  // namespace
 }  // namespace turboquant
