@@ -225,6 +225,10 @@ Plan make_plan(const Checkpoint& checkpoint, const PlanOptions& options) {
   plan.workspace = workspace_bytes(*shapes, plan.info, per_token, plan.options);
   const Planner planner(plan, layers);
   for (const KvBits& kv : planner.choices()) plan.kv_choices.emplace_back(kv, planner.cache(options.context, kv).kv);
+  plan.kv_compressed = options.kv.compressed() ? options.kv : KvBits{3, 3};
+  for (const int64_t length : options.kv_lengths)
+    plan.kv_lengths.push_back(
+        {length, planner.cache(length, {16, 16}).kv, planner.cache(length, plan.kv_compressed).kv});
   const CacheBytes cache = planner.cache(options.context, options.kv);
   plan.kv = cache.kv;
   plan.state = cache.state;

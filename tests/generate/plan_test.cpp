@@ -144,6 +144,23 @@ TEST(Plan, SequencesMultiplyTheCache) {
   EXPECT_GE(one.options.ram, one.available);
 }
 
+TEST(Plan, CountsTheCacheAtSeveralLengths) {
+  PlanOptions options = with(4096, {4, 3}, 0);
+  options.kv_lengths = {1000, 131'072};
+  const Plan plan = plan_of("llama-3.2-1b", options);
+  ASSERT_EQ(plan.kv_lengths.size(), 2u);
+  for (const KvLength& row : plan.kv_lengths) {
+    EXPECT_EQ(row.compressed, plan_of("llama-3.2-1b", with(row.context, {4, 3}, 0)).kv);
+    EXPECT_EQ(row.fp16, plan_of("llama-3.2-1b", with(row.context, {}, 0)).kv);
+  }
+  // 16 layers of 8 heads of 64, keys and values.
+  EXPECT_EQ(plan.kv_lengths[1].fp16, uint64_t{131'072} * 16 * 2 * 8 * 64 * 2);
+  options.kv = {};
+  const Plan uncompressed = plan_of("llama-3.2-1b", options);
+  EXPECT_EQ(uncompressed.kv_compressed, (KvBits{3, 3}));
+  EXPECT_LT(uncompressed.kv_lengths[1].compressed, plan.kv_lengths[1].compressed);
+}
+
 TEST(Plan, RefusesWhatIsNoModel) {
   const TempFolder temp;
   EXPECT_THROW(plan_of("gpt-6"), Error);
