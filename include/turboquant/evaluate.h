@@ -62,4 +62,41 @@ struct EvaluateRow {
 /// The baseline and every (format, bits). All are quantized in memory and scored window by window.
 std::vector<EvaluateRow> evaluate(const EvaluateOptions& options);
 
+struct NeedleOptions {
+  std::string model;                                  ///< as in EvaluateOptions
+  std::string revision;                               ///< the same
+  std::vector<std::string> kv_bits;                   ///< of the caches beside fp16: "k4v3", "3"; see LoadOptions
+  int kv_keep_layers = 0;                             ///< as in LoadOptions
+  std::vector<int64_t> lengths;                       ///< tokens of prompt and answer together; empty: 512, 1024, ...,
+                                                      ///< up to the model's context, at most 8192
+  std::vector<int> positions = {0, 25, 50, 75, 100};  ///< of the key: percent of the text before it
+  int trials = 2;                                     ///< keys at each length and position
+  uint64_t seed = 0;                                  ///< of the keys
+  bool raw = false;                                   ///< without the model's chat template
+  bool exact = false;
+  bool preload = false, lock = false;  ///< as in LoadOptions
+  int threads = 0;
+  std::function<void(const std::string&)> on_message;
+};
+
+/// What was found at one length and position.
+struct NeedleCell {
+  int64_t length = 0;
+  int position = 0;
+  int64_t prompt_tokens = 0;  ///< of the longest prompt
+  double keys = 0;            ///< share of keys that were given back whole
+  double digits = 0;          ///< share of digits that were right, counted from the left
+};
+
+struct NeedleResult {
+  std::string kv;                 ///< precision of the KV cache
+  std::vector<NeedleCell> cells;  ///< [lengths, positions]
+};
+
+/// Hides a random key of five digits in a long text of no meaning, asks for it, and decodes the answer greedily through
+/// the real cache: passkey retrieval (Mohtashami, Jaggi 2023, arXiv:2305.16300, "Landmark Attention"). The first result
+/// is that of the fp16 cache; all caches are asked for the same keys in the same texts. UsageError: a length that the
+/// model cannot take or that is too short for question and answer, a position that is no percentage.
+std::vector<NeedleResult> find_needles(const NeedleOptions& options);
+
 }  // namespace turboquant
