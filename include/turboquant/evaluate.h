@@ -47,10 +47,11 @@ struct EvaluateRow {
   std::string config;  ///< "FP16", "TCQ16 3-bit", "TCQ16 3-bit mixed", "TurboQuant 3-bit", "TurboQuant 3+QJL", ...
   std::string format;  ///< "none", "tcq16", "original", "original+qjl", "affine"
   int bits = 16;
-  std::string kv = "fp16";                        ///< precision of the KV cache
-  double kv_token_bytes = 0;                      ///< of the KV cache after a window, a token
-  double kv_key_cosine = 1, kv_value_cosine = 1;  ///< mean, of compressed vectors to exact ones, on the first window
-  std::string text;                               ///< name of the text file
+  std::string kv = "fp16";    ///< precision of the KV cache
+  double kv_token_bytes = 0;  ///< of the KV cache after a window, a token
+  /// Mean cosine of keys and of values to those of fp16, on the first window: of all tokens, and of compressed ones.
+  double kv_key_cosine = 1, kv_value_cosine = 1, kv_coded_key_cosine = 1, kv_coded_value_cosine = 1;
+  std::string text;  ///< name of the text file
   double perplexity = 0, perplexity_se = 0;
   double kl = 0, kl_p99 = 0;  ///< mean and 99% quantile of KL(baseline || row) a token, nats
   double top1 = 1;            ///< share of tokens where both have the same most likely next token
@@ -62,5 +63,42 @@ struct EvaluateRow {
 
 /// The baseline and every (format, bits). All are quantized in memory and scored window by window.
 std::vector<EvaluateRow> evaluate(const EvaluateOptions& options);
+
+struct NeedleOptions {
+  std::string model;                                  ///< as in EvaluateOptions
+  std::string revision;                               ///< the same
+  std::vector<std::string> kv_bits;                   ///< of the caches beside fp16: "k4v3", "3"
+  KvCacheOptions kv;                                  ///< of these caches; its `bits` are not used
+  std::vector<int64_t> lengths;                       ///< tokens of prompt and answer together; empty: 512, 1024, ...,
+                                                      ///< up to the model's context, at most 8192
+  std::vector<int> positions = {0, 25, 50, 75, 100};  ///< of the key: percent of the text before it
+  int trials = 2;                                     ///< keys at each length and position
+  uint64_t seed = 0;                                  ///< of the keys
+  bool raw = false;                                   ///< without the model's chat template
+  bool exact = false;
+  bool preload = false, lock = false;  ///< as in LoadOptions
+  int threads = 0;
+  std::function<void(const std::string&)> on_message;
+};
+
+/// What was found at one length and position.
+struct NeedleCell {
+  int64_t length = 0;
+  int position = 0;
+  int64_t prompt_tokens = 0;  ///< of the longest prompt
+  double keys = 0;            ///< share of keys that were given back whole
+  double digits = 0;          ///< share of digits that were right, counted from the left
+};
+
+struct NeedleResult {
+  std::string kv;                 ///< precision of the KV cache
+  std::vector<NeedleCell> cells;  ///< [lengths, positions]
+};
+
+/// Hides a random key of five digits in a long text of no meaning, asks for it, and decodes the answer greedily through
+/// the real cache: passkey retrieval (Mohtashami, Jaggi 2023, arXiv:2305.16300, "Landmark Attention"). The first result
+/// is that of the fp16 cache; all caches are asked for the same keys in the same texts. UsageError: a length that the
+/// model cannot take or that is too short for question and answer, a position that is no percentage.
+std::vector<NeedleResult> find_needles(const NeedleOptions& options);
 
 }  // namespace turboquant

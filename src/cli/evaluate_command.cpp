@@ -4,7 +4,9 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/needle.h"
 #include "io/files.h"
+#include "plot/picture.h"
 #include "turboquant/evaluate.h"
 
 namespace turboquant {
@@ -50,6 +52,8 @@ nlohmann::ordered_json json_row(const EvaluateOptions& options, const EvaluateRo
                {"kv_token_bytes", row.kv_token_bytes},
                {"kv_key_cosine", row.kv_key_cosine},
                {"kv_value_cosine", row.kv_value_cosine},
+               {"kv_coded_key_cosine", row.kv_coded_key_cosine},
+               {"kv_coded_value_cosine", row.kv_coded_value_cosine},
                {"text", row.text},
                {"protocol", options.protocol},
                {"perplexity_se", row.perplexity_se},
@@ -72,7 +76,9 @@ void add_evaluate(CLI::App& app) {
   struct State {
     EvaluateOptions options;
     bool no_affine = false, include_affine = false, no_qjl = false, include_qjl = false;
-    std::string json, output;
+    NeedleOptions needle;
+    bool ask_needle = false;
+    std::string json, output, plot;
   };
   auto state = std::make_shared<State>();
   EvaluateOptions& options = state->options;
@@ -80,7 +86,8 @@ void add_evaluate(CLI::App& app) {
   add_model_option(*command, options.model, options.revision);
   CLI::Option* bits =
       command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
-  command->add_option("--formats", options.formats, "tcq16, original (or mlx), affine")->capture_default_str();
+  CLI::Option* formats =
+      command->add_option("--formats", options.formats, "tcq16, original (or mlx), affine")->capture_default_str();
   command
       ->add_option("--group-size,-g", options.group_size,
                    "Groups of the original's format and of affine: 32, 64 or 128")
@@ -95,9 +102,10 @@ void add_evaluate(CLI::App& app) {
                       "Rows with a compressed KV cache, such as 3 k4v3 4; then rows of weights only with --bits");
   add_kv_format_options(*command, options.kv);
   add_kv_start_option(*command, options.kv, false);
-  command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
-  command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();
-  command->add_option("--text", options.text, "Text file")->capture_default_str();
+  CLI::Option* samples =
+      command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
+  CLI::Option* window = command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();
+  CLI::Option* text = command->add_option("--text", options.text, "Text file")->capture_default_str();
   command->add_option("--rows", options.rows, "Join the file's lines as WikiText rows: auto, yes, no")
       ->capture_default_str();
   command
@@ -109,12 +117,30 @@ void add_evaluate(CLI::App& app) {
   command->add_flag("--include-qjl", state->include_qjl, "QJL rows of the original's format (the default)");
   command->add_flag("--exact", options.exact, "fp32 activations instead of int8: slower");
   command->add_option("--json", state->json, "Write the rows to this file: a JSON array, one object a row");
+  command->add_option("--plot", state->plot, "Draw the results: FILE.svg or FILE.png");
+  CLI::Option* needle = add_needle_options(*command, state->needle, state->ask_needle);
+  for (CLI::Option* other : {bits, formats, samples, window, text}) needle->excludes(other);
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
   add_threads_option(*command, options.threads);
   add_memory_options(*command, options.preload, options.lock);
   command->footer("Example:\n  turboquant evaluate --model SmolLM2-135M-Instruct --bits 3 4 --num-samples 40");
   command->callback([state, bits] {
     EvaluateOptions& options = state->options;
+    if (!state->plot.empty()) check_picture_path("--plot", state->plot);
+    if (state->ask_needle) {
+      NeedleOptions& keys = state->needle;
+      keys.model = options.model;
+      keys.revision = options.revision;
+      keys.kv_bits = options.kv_bits;
+      keys.kv = options.kv;
+      keys.exact = options.exact;
+      keys.preload = options.preload;
+      keys.lock = options.lock;
+      keys.threads = options.threads;
+      keys.on_message = message;
+      run_needle(keys, state->json, state->plot);
+      return;
+    }
     if (!options.kv_bits.empty() && bits->count() == 0) options.bits.clear();  // asked for the cache, not for weights
     options.on_message = message;
     options.qjl = !state->no_qjl;

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -47,6 +48,13 @@ std::string weights_name(const WeightPlan& weights) {
   return weights.bits == 16 ? "as they are" : fmt::format("--bits {}", weights.bits);
 }
 
+void print_kv_lengths(const Plan& plan) {
+  fmt::print("\n{:<14} {:>12} {:>12} {:>6}\n", "KV cache after", "fp16", to_string(plan.kv_compressed), "ratio");
+  for (const KvLength& row : plan.kv_lengths)
+    fmt::print("{:<14} {:>12} {:>12} {:>6.2f}\n", fmt::format("{} tokens", row.context), size_text(row.fp16),
+               size_text(row.compressed), static_cast<double>(row.fp16) / static_cast<double>(row.compressed));
+}
+
 void print_text(const Plan& plan) {
   const PlanOptions& options = plan.options;
   const auto mark = [](bool chosen) { return chosen ? "  <" : ""; };
@@ -63,7 +71,7 @@ void print_text(const Plan& plan) {
                mark(weights.bits == plan.chosen.bits));
   for (const auto& [bits, bytes] : plan.kv_choices)
     fmt::print("{:<14} {:<12} {}{}\n", &bits == &plan.kv_choices.front().first ? "KV cache" : "", to_string(bits),
-               size_text(bytes), mark(bits == options.kv));
+               size_text(bytes), mark(bits == options.kv.kv_bits));
   fmt::print("{:<14} {} tokens{}{}\n", "", options.context,
              options.parallel > 1 ? fmt::format(" in each of {} sequences", options.parallel) : "",
              options.context > plan.info.max_context
@@ -73,7 +81,7 @@ void print_text(const Plan& plan) {
   fmt::print("{:<27} {}\n", "Weights and KV cache", size_text(plan.chosen.bytes + plan.kv + plan.state));
   fmt::print("{:<27} {}\n", "Workspace (about)", size_text(plan.workspace));
   fmt::print("{:<27} {}  weights {}, KV cache {}\n", "Total", size_text(plan.total), weights_name(plan.chosen),
-             to_string(options.kv));
+             to_string(options.kv.kv_bits));
   fmt::print("{:<27} {}{}\n", "Memory", size_text(options.ram),
              plan.available > 0 ? fmt::format(", of which {} are free now", size_text(plan.available)) : "");
   fmt::print("Verdict        {}\n",
@@ -85,6 +93,7 @@ void print_text(const Plan& plan) {
                  : "does not fit");
   for (const std::string& flags : plan.flags) fmt::print("It fits with   {}\n", flags);
   if (!plan.fits && plan.flags.empty()) fmt::print("No flags make it fit.\n");
+  if (!plan.kv_lengths.empty()) print_kv_lengths(plan);
 }
 
 nlohmann::ordered_json json_of(const Plan& plan) {
@@ -103,8 +112,8 @@ nlohmann::ordered_json json_of(const Plan& plan) {
                                  {"context", options.context},
                                  {"parallel", options.parallel},
                                  {"bits", options.bits},
-                                 {"kv_bits", to_string(options.kv)},
-                                 {"kv_keep_layers", options.kv_keep_layers},
+                                 {"kv_bits", to_string(options.kv.kv_bits)},
+                                 {"kv_keep_layers", options.kv.keep_layers},
                                  {"weight_bytes", plan.chosen.bytes},
                                  {"kv_cache_bytes", plan.kv},
                                  {"state_bytes", plan.state},
@@ -120,6 +129,11 @@ nlohmann::ordered_json json_of(const Plan& plan) {
         {{"bits", weights.bits}, {"bytes", weights.bytes}, {"bits_per_weight", weights.bits_per_weight}});
   for (const auto& [bits, bytes] : plan.kv_choices)
     json["kv_cache"].push_back({{"kv_bits", to_string(bits)}, {"bytes", bytes}});
+  for (const KvLength& row : plan.kv_lengths)
+    json["kv_cache_at"].push_back({{"context", row.context},
+                                   {"fp16_bytes", row.fp16},
+                                   {"kv_bits", to_string(plan.kv_compressed)},
+                                   {"bytes", row.compressed}});
   return json;
 }
 
@@ -129,6 +143,7 @@ void add_plan(CLI::App& app) {
   CLI::App* command = app.add_subcommand("plan", "Say what a model needs to run, and what would make it fit");
   struct State {
     PlanOptions options;
+    std::vector<int64_t> context;
     std::string model, revision, ram;
     KvCacheOptions kv;
     bool json = false;
@@ -139,7 +154,10 @@ void add_plan(CLI::App& app) {
       ->description(
           "Model folder, .gguf file, config.json alone, org/name on the hub (headers alone are fetched), or a " +
           ("known model: " + known_config_names()));
-  command->add_option("--context,-c", options.context, "Tokens of a sequence")
+  state->context = {options.context};
+  command
+      ->add_option("--context,-c", state->context,
+                   "Tokens of a sequence; of several the largest is planned for, and all are in a table of KV caches")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31));
   command->add_option("--parallel", options.parallel, "Sequences at a time")
@@ -158,9 +176,9 @@ void add_plan(CLI::App& app) {
   command->add_flag("--json", state->json, "Print JSON");
   command->footer("Example:\n  turboquant plan --model gpt-oss-120b --context 131072 --kv-bits 3 --ram 50GB");
   command->callback([state] {
-    const CacheOptions cache = cache_options(state->kv);
-    state->options.kv = cache.kv_bits;
-    state->options.kv_keep_layers = cache.keep_layers;
+    state->options.kv = cache_options(state->kv);
+    state->options.context = *std::max_element(state->context.begin(), state->context.end());
+    if (state->context.size() > 1) state->options.kv_lengths = state->context;
     if (!state->ram.empty()) state->options.ram = parse_memory(state->ram);
     const Plan plan = make_plan(*open_for_plan(state->model, state->revision, message), state->options);
     if (state->json)

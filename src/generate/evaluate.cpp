@@ -91,12 +91,6 @@ Tensor logits_of(Candidate& candidate, std::span<const int32_t> window, int64_t 
   return logits;
 }
 
-KvCacheOptions kv_with(const EvaluateOptions& options, const std::string& bits) {
-  KvCacheOptions kv = options.kv;
-  kv.bits = bits;
-  return kv;
-}
-
 void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint) {
   const Summary summary = summarize(checkpoint);
   row.params = summary.all.weights;
@@ -144,6 +138,8 @@ void add_cosines(std::vector<Candidate>& candidates, std::span<const int32_t> wi
     const KvCosine cosine = kv_cosine(model.ops(), cache, options);
     candidate.row.kv_key_cosine = cosine.keys;
     candidate.row.kv_value_cosine = cosine.values;
+    candidate.row.kv_coded_key_cosine = cosine.coded_keys;
+    candidate.row.kv_coded_value_cosine = cosine.coded_values;
   }
 }
 
@@ -219,7 +215,7 @@ void check_options(const EvaluateOptions& options) {
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
   settings_of(options);
-  for (const std::string& bits : options.kv_bits) cache_options(kv_with(options, bits));
+  for (const std::string& bits : options.kv_bits) cache_options(with_bits(options.kv, bits));
   if (options.kv.start < 0)
     throw UsageError("--kv-start prompt: the windows of evaluate have no prompt; give a number");
   bits_rules(options.preset, options.bits_for, 3);
@@ -270,7 +266,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     candidate.row.kv = bits;
     candidate.row.config = "KV " + bits + (options.kv.format == "tcq" ? "" : " " + options.kv.format);
     candidate.model = source_model;
-    candidate.cache = kv_with(options, bits);
+    candidate.cache = with_bits(options.kv, bits);
     candidates.push_back(std::move(candidate));
   }
 
@@ -313,8 +309,9 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     add_cosines(candidates, windows.window(0));
     for (const Candidate& candidate : candidates)
       if (candidate.row.kv != "fp16")
-        say(fmt::format("{}: cosine to fp16 of compressed keys {:.4f}, of values {:.4f}", candidate.row.config,
-                        candidate.row.kv_key_cosine, candidate.row.kv_value_cosine));
+        say(fmt::format("{}: cosine to fp16: keys {:.4f}, values {:.4f}; of compressed tokens alone {:.4f}, {:.4f}",
+                        candidate.row.config, candidate.row.kv_key_cosine, candidate.row.kv_value_cosine,
+                        candidate.row.kv_coded_key_cosine, candidate.row.kv_coded_value_cosine));
   }
   WindowScorer scorer(*pool, *ops);
   Progress progress("Evaluating", windows.count());

@@ -27,6 +27,11 @@ CacheOptions cache_options(const KvCacheOptions& options) {
   return result;
 }
 
+KvCacheOptions with_bits(KvCacheOptions options, const std::string& bits) {
+  options.bits = bits;
+  return options;
+}
+
 KvCache::State::State(std::shared_ptr<LanguageModel::State> of, const KvCacheOptions& kv)
     : model(std::move(of)), options(kv) {
   CacheOptions now = cache_options(options);

@@ -9,6 +9,7 @@ namespace {
 class Mean {
  public:
   void add(const float* a, const float* b, int64_t n) {
+    ++all_;
     if (std::equal(a, a + n, b)) return;
     double ab = 0, aa = 0, bb = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -17,12 +18,13 @@ class Mean {
       bb += static_cast<double>(b[i]) * b[i];
     }
     sum_ += ab / std::sqrt(std::max(aa * bb, 1e-300));
-    count_ += 1;
+    ++changed_;
   }
-  double mean() const { return count_ == 0 ? 1 : sum_ / count_; }
+  double changed() const { return changed_ == 0 ? 1 : sum_ / changed_; }
+  double all() const { return all_ == 0 ? 1 : (sum_ + all_ - changed_) / all_; }
 
  private:
-  double sum_ = 0, count_ = 0;
+  double sum_ = 0, all_ = 0, changed_ = 0;
 };
 
 }  // namespace
@@ -44,7 +46,7 @@ KvCosine kv_cosine(Ops& ops, const Cache& exact, const CacheOptions& options) {
       values.add(v.data<float>() + at, coded_v.data<float>() + at, memory.head_dim);
     }
   }
-  return {keys.mean(), values.mean()};
+  return {keys.all(), values.all(), keys.changed(), values.changed()};
 }
 
 }  // namespace turboquant

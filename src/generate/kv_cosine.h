@@ -5,9 +5,10 @@
 
 namespace turboquant {
 
-/// Mean cosines between vectors of a head before and after, over all that compression changed; 1 if it changed none.
+/// Mean cosines between the vectors of a head before and after.
 struct KvCosine {
-  double keys = 1, values = 1;
+  double keys = 1, values = 1;              // of all that compressed layers remember, exact tokens too
+  double coded_keys = 1, coded_values = 1;  // of those that compression changed
 };
 
 /// Of what a cache that is not compressed remembers, compressed with `options`.

@@ -99,7 +99,9 @@ class Planner {
 
   // Of all sequences.
   CacheBytes cache(int64_t context, KvBits kv) const {
-    const CacheBytes one = cache_bytes(*ops_, layers_, {DType::f16, kv, plan_.options.kv_keep_layers}, context);
+    CacheOptions options = plan_.options.kv;
+    options.kv_bits = kv;
+    const CacheBytes one = cache_bytes(*ops_, layers_, options, context);
     const auto all = [&](uint64_t bytes) {
       return to_bytes(static_cast<double>(plan_.options.parallel) * static_cast<double>(bytes));
     };
@@ -116,14 +118,14 @@ class Planner {
     const PlanOptions& now = plan_.options;
     std::vector<WeightPlan> lighter{plan_.chosen};
     lighter.insert(lighter.end(), plan_.lighter.begin(), plan_.lighter.end());
-    std::vector<KvBits> shorter{now.kv};
+    std::vector<KvBits> shorter{now.kv.kv_bits};
     for (const KvBits& kv : choices_)
-      if (cache(now.context, kv).kv < cache(now.context, now.kv).kv) shorter.push_back(kv);
+      if (cache(now.context, kv).kv < cache(now.context, now.kv.kv_bits).kv) shorter.push_back(kv);
     const auto text = [&](const WeightPlan& weights, KvBits kv) {
       std::string flags;
       if (weights.bits != plan_.chosen.bits) flags = "--bits " + std::to_string(weights.bits);
       if (!weights.bits_for.empty()) flags = "--bits-for '" + weights.bits_for + "'";
-      if (kv != now.kv) flags += (flags.empty() ? "" : " ") + ("--kv-bits " + to_string(kv));
+      if (kv != now.kv.kv_bits) flags += (flags.empty() ? "" : " ") + ("--kv-bits " + to_string(kv));
       return flags;
     };
     std::vector<std::string> found;
@@ -136,9 +138,9 @@ class Planner {
           }
       return false;
     };
-    const bool weights_help = find(lighter, {now.kv}), cache_helps = find({plan_.chosen}, shorter);
+    const bool weights_help = find(lighter, {now.kv.kv_bits}), cache_helps = find({plan_.chosen}, shorter);
     if (!weights_help && !cache_helps) find(lighter, shorter);
-    if (const int64_t context = longest(plan_.chosen, now.kv); context > 0)
+    if (const int64_t context = longest(plan_.chosen, now.kv.kv_bits); context > 0)
       found.push_back("--context " + std::to_string(context));
     else if (found.empty())
       if (const int64_t shortest = longest(lighter.back(), shorter.back()); shortest > 0)
@@ -225,7 +227,11 @@ Plan make_plan(const Checkpoint& checkpoint, const PlanOptions& options) {
   plan.workspace = workspace_bytes(*shapes, plan.info, per_token, plan.options);
   const Planner planner(plan, layers);
   for (const KvBits& kv : planner.choices()) plan.kv_choices.emplace_back(kv, planner.cache(options.context, kv).kv);
-  const CacheBytes cache = planner.cache(options.context, options.kv);
+  plan.kv_compressed = options.kv.kv_bits.compressed() ? options.kv.kv_bits : KvBits{3, 3};
+  for (const int64_t length : options.kv_lengths)
+    plan.kv_lengths.push_back(
+        {length, planner.cache(length, {16, 16}).kv, planner.cache(length, plan.kv_compressed).kv});
+  const CacheBytes cache = planner.cache(options.context, options.kv.kv_bits);
   plan.kv = cache.kv;
   plan.state = cache.state;
   plan.total = plan.chosen.bytes + plan.kv + plan.state + plan.workspace;

@@ -15,15 +15,15 @@
 namespace turboquant {
 
 struct PlanOptions {
-  int64_t context = 4096;  // tokens of each sequence
-  int64_t parallel = 1;    // sequences
+  int64_t context = 4096;           // tokens of each sequence
+  std::vector<int64_t> kv_lengths;  // tokens of a sequence that the KV cache is counted at, too
+  int64_t parallel = 1;             // sequences
   int bits = 0;       // of the weights: 2, 3, 4 after conversion, 16 as they are; 0: 3, or as they are if compressed
   int head_bits = 8;  // of embedding and head after conversion
   std::vector<std::string> bits_for;  // of other matrices after conversion, as in ConvertOptions
   std::string preset;                 // the same
-  KvBits kv;
-  int64_t kv_keep_layers = 0;  // as in CacheOptions
-  uint64_t ram = 0;            // bytes; 0: the memory of this machine
+  CacheOptions kv;
+  uint64_t ram = 0;  // bytes; 0: the memory of this machine
 };
 
 /// The weights at one precision.
@@ -32,6 +32,12 @@ struct WeightPlan {
   uint64_t bytes = 0;
   double bits_per_weight = 0;
   std::string bits_for;  // a rule beside those of the options
+};
+
+/// Bytes of all sequences' keys and values after so many tokens each.
+struct KvLength {
+  int64_t context = 0;
+  uint64_t fp16 = 0, compressed = 0;
 };
 
 struct Plan {
@@ -46,6 +52,8 @@ struct Plan {
   std::vector<WeightPlan> lighter;  // than the chosen: what flags could choose, the least loss first
   PlanOptions options;              // bits and ram as they were chosen
   std::vector<std::pair<KvBits, uint64_t>> kv_choices;  // bytes of all sequences
+  KvBits kv_compressed;                                 // of kv_lengths: as chosen, or 3 bits if fp16 was
+  std::vector<KvLength> kv_lengths;                     // one for each of the options
   uint64_t kv = 0, state = 0, workspace = 0, total = 0;
   uint64_t available = 0;  // memory of this machine that is free now; 0 if --ram was given
   bool fits = false;

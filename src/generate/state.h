@@ -36,6 +36,9 @@ struct LanguageModel::State {
 /// How caches are made, as a command or caller names it. UsageError: what does not exist or does not fit.
 CacheOptions cache_options(const KvCacheOptions& options);
 
+/// The same with other bits.
+KvCacheOptions with_bits(KvCacheOptions options, const std::string& bits);
+
 struct KvCache::State {
   std::shared_ptr<LanguageModel::State> model;
   Cache cache;

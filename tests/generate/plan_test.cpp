@@ -15,7 +15,7 @@ Plan plan_of(const std::string& model, PlanOptions options = {}) { return make_p
 PlanOptions with(int64_t context, KvBits kv, uint64_t ram, int bits = 0) {
   PlanOptions options;
   options.context = context;
-  options.kv = kv;
+  options.kv.kv_bits = kv;
   options.ram = ram;
   options.bits = bits;
   return options;
@@ -116,7 +116,7 @@ TEST(Plan, FlagsMakeItFit) {
 TEST(Plan, KeepsLayersUncompressed) {
   PlanOptions options = with(4096, {3, 3}, 0);
   const uint64_t none = plan_of("llama-3.1-8b", options).kv;
-  options.kv_keep_layers = 2;
+  options.kv.keep_layers = 2;
   const uint64_t four = plan_of("llama-3.1-8b", options).kv;
   const uint64_t all = plan_of("llama-3.1-8b", with(4096, {}, 0)).kv;
   EXPECT_EQ(four - none, (all - none) / 32 * 4);
@@ -142,6 +142,23 @@ TEST(Plan, SequencesMultiplyTheCache) {
   EXPECT_EQ(five.state, 5 * one.state);
   EXPECT_GT(one.available, 0u);
   EXPECT_GE(one.options.ram, one.available);
+}
+
+TEST(Plan, CountsTheCacheAtSeveralLengths) {
+  PlanOptions options = with(4096, {4, 3}, 0);
+  options.kv_lengths = {1000, 131'072};
+  const Plan plan = plan_of("llama-3.2-1b", options);
+  ASSERT_EQ(plan.kv_lengths.size(), 2u);
+  for (const KvLength& row : plan.kv_lengths) {
+    EXPECT_EQ(row.compressed, plan_of("llama-3.2-1b", with(row.context, {4, 3}, 0)).kv);
+    EXPECT_EQ(row.fp16, plan_of("llama-3.2-1b", with(row.context, {}, 0)).kv);
+  }
+  // 16 layers of 8 heads of 64, keys and values.
+  EXPECT_EQ(plan.kv_lengths[1].fp16, uint64_t{131'072} * 16 * 2 * 8 * 64 * 2);
+  options.kv = {};
+  const Plan uncompressed = plan_of("llama-3.2-1b", options);
+  EXPECT_EQ(uncompressed.kv_compressed, (KvBits{3, 3}));
+  EXPECT_LT(uncompressed.kv_lengths[1].compressed, plan.kv_lengths[1].compressed);
 }
 
 TEST(Plan, RefusesWhatIsNoModel) {

@@ -1,5 +1,5 @@
-//! The C interface (tq_text.h, tq_http.h): checks and converts arguments, catches panics, and calls the modules.
-//! What a caller must keep to is said there, for all functions together.
+//! The C interface (tq_text.h, tq_http.h, tq_picture.h): checks and converts arguments, catches panics, and calls the
+//! modules. What a caller must keep to is said there, for all functions together.
 #![allow(clippy::missing_safety_doc)]
 
 mod bpe;
@@ -8,6 +8,7 @@ mod digest;
 mod http;
 mod json;
 mod methods;
+mod picture;
 mod stream;
 mod tokenizer;
 
@@ -350,6 +351,20 @@ pub unsafe extern "C" fn tq_http_next(
             Next::Event(Event::Failed(message)) => return Err(message),
             Next::End => 3,
         };
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_picture_png(
+    svg: *const u8,
+    size: usize,
+    scale: f32,
+    out: *mut TqText,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        put_bytes(out, picture::png(text(svg, size, "the picture")?, scale)?);
         Ok(())
     })
 }
