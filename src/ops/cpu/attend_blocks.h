@@ -265,8 +265,12 @@ void attend_blocks_any(const AttendBlocks& a) {
     decode(KvSide::values, sides.value_bits, sides.values, a.panel + a.count * kTokens * a.head_dim);
   }
   int64_t r = 0;
-  if constexpr (Codes::kMostRows == 8)
+  if constexpr (Codes::kMostRows == 8) {
     for (; r + 8 <= a.rows; r += 8) attend_blocks_rows<Codes, 8>(a, sides, r);
+    for (; r + 7 <= a.rows; r += 7) attend_blocks_rows<Codes, 7>(a, sides, r);
+    for (; r + 6 <= a.rows; r += 6) attend_blocks_rows<Codes, 6>(a, sides, r);
+    for (; r + 5 <= a.rows; r += 5) attend_blocks_rows<Codes, 5>(a, sides, r);
+  }
   for (; r + 4 <= a.rows; r += 4) attend_blocks_rows<Codes, 4>(a, sides, r);
   for (; r + 3 <= a.rows; r += 3) attend_blocks_rows<Codes, 3>(a, sides, r);
   for (; r + 2 <= a.rows; r += 2) attend_blocks_rows<Codes, 2>(a, sides, r);
