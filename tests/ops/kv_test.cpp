@@ -229,14 +229,15 @@ TEST(AttentionBlocks, LastTokenAgainstDoublePrecision) {
 
 TEST(AttentionBlocks, TheSameInAnyPiecesAndThreads) {
   Dice dice(4);
-  for (const CpuLevel level : available_levels()) {
-    const Inputs in(8, 2, 64, level == CpuLevel::scalar ? 200 : 1300, dice);
-    CpuOps one(std::make_shared<ThreadPool>(1), level), three(std::make_shared<ThreadPool>(3), level);
-    const Tensor whole = attend(one, in, {4, 3}, 64);
-    EXPECT_TRUE(same_bytes(whole, attend(three, in, {4, 3}, 64)));
-    EXPECT_TRUE(same_bytes(whole, attend(three, in, {4, 3}, 1)));
-    EXPECT_TRUE(same_bytes(whole, attend(one, in, {4, 3}, 17)));
-  }
+  for (const CpuLevel level : available_levels())
+    for (const int64_t kv_heads : {2, 1}) {  // of 4 and of 8 rows a token
+      const Inputs in(8, kv_heads, 64, level == CpuLevel::scalar ? 200 : 700 * kv_heads, dice);
+      CpuOps one(std::make_shared<ThreadPool>(1), level), three(std::make_shared<ThreadPool>(3), level);
+      const Tensor whole = attend(one, in, {4, 3}, 64);
+      EXPECT_TRUE(same_bytes(whole, attend(three, in, {4, 3}, 64)));
+      for (const int64_t chunk : {1, 3, 17})
+        EXPECT_TRUE(same_bytes(whole, attend(three, in, {4, 3}, chunk))) << name(level) << ", chunks of " << chunk;
+    }
 }
 
 TEST(AttentionBlocks, Errors) {

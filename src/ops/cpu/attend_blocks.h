@@ -121,6 +121,7 @@ inline Floats exp2_of_negative(Floats x) {
 struct SpanSides {
   int key_bits, value_bits;
   const uint8_t *keys[kSpanBlocks], *values[kSpanBlocks];
+  bool panel;  // in nearer memory
 };
 
 /// What the passes over a span hand on to each other.
@@ -148,12 +149,11 @@ void attend_blocks_rows(const AttendBlocks& a, const SpanSides& sides, int64_t f
   const int64_t dim = a.head_dim, side = kv_side_bytes(a.key_bits, dim);
   SpanRows<kRows> rows;
   for (int r = 0; r < kRows; ++r) rows.q[r] = a.q + (first + r) * dim;
-  const bool coded = a.panel == nullptr;
   for (int64_t block = 0; block < a.count; ++block) {
-    const uint8_t* next = !coded || a.fetched || block + 1 == a.count ? nullptr : a.blocks[block + 1];
+    const uint8_t* next = sides.panel || a.fetched || block + 1 == a.count ? nullptr : a.blocks[block + 1];
     Codes::template key_sums<kRows>(
         sides.key_bits, sides.keys[block], dim, block * kTokens, rows,
-        {coded ? sides.values[block] : nullptr, next, kv_side_bytes(a.value_bits, dim), side});
+        {sides.panel ? nullptr : sides.values[block], next, kv_side_bytes(a.value_bits, dim), side});
   }
   const auto result = [&](int r) { return a.results + (first + r) * (kKeyLanes + dim); };
 
@@ -247,12 +247,12 @@ void decode_side(KvSide side, int bits, const uint8_t* codes, int64_t dim, uint8
 
 template <class Codes>
 void attend_blocks_any(const AttendBlocks& a) {
-  SpanSides sides{a.key_bits, a.value_bits, {}, {}};
+  SpanSides sides{a.key_bits, a.value_bits, {}, {}, a.panel != nullptr && a.rows > Codes::kMostRows};
   for (int64_t i = 0; i < a.count; ++i) {
     sides.keys[i] = a.blocks[i];
     sides.values[i] = a.blocks[i] + kv_side_bytes(a.key_bits, a.head_dim);
   }
-  if (a.panel != nullptr) {
+  if (sides.panel) {
     const auto decode = [&](KvSide side, int& bits, const uint8_t** codes, uint8_t* panel) {
       if (bits == 8) return;
       for (int64_t i = 0; i < a.count; ++i, panel += kTokens * a.head_dim) {
@@ -265,8 +265,12 @@ void attend_blocks_any(const AttendBlocks& a) {
     decode(KvSide::values, sides.value_bits, sides.values, a.panel + a.count * kTokens * a.head_dim);
   }
   int64_t r = 0;
-  if constexpr (Codes::kMostRows == 8)
+  if constexpr (Codes::kMostRows == 8) {
     for (; r + 8 <= a.rows; r += 8) attend_blocks_rows<Codes, 8>(a, sides, r);
+    for (; r + 7 <= a.rows; r += 7) attend_blocks_rows<Codes, 7>(a, sides, r);
+    for (; r + 6 <= a.rows; r += 6) attend_blocks_rows<Codes, 6>(a, sides, r);
+    for (; r + 5 <= a.rows; r += 5) attend_blocks_rows<Codes, 5>(a, sides, r);
+  }
   for (; r + 4 <= a.rows; r += 4) attend_blocks_rows<Codes, 4>(a, sides, r);
   for (; r + 3 <= a.rows; r += 3) attend_blocks_rows<Codes, 3>(a, sides, r);
   for (; r + 2 <= a.rows; r += 2) attend_blocks_rows<Codes, 2>(a, sides, r);

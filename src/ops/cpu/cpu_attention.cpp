@@ -125,7 +125,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
   const auto offset = [&](int64_t head, int64_t row) {
     return row / group * shape.n_heads * dim + (head * group + row % group) * dim;
   };
-  // Rows [first, first + count) of a KV head over one page, results at `results`.
+  // Rows [first, first + count) of a KV head, at most kAttendRows, over one page, results at `results`.
   const auto one_page = [&](int64_t head, int64_t first, int64_t count, int64_t page, float* results) {
     std::array<const float*, kAttendRows> q{};
     std::array<int64_t, kAttendRows> limit{}, hidden{};
@@ -162,7 +162,7 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
   };
 
   const int64_t skipped = first_page(first_position), seen_pages = pages - skipped;
-  if (rows <= kAttendRows && seen_pages > 1) {  // decode: the threads share the pages of a head
+  if (rows <= kSharedRows && seen_pages > 1) {  // decode: the threads share the pages of a head
     Tensor parts = arena_.allocate(DType::f32, {shape.n_kv_heads, seen_pages, rows, floats});
     const auto part = [&](int64_t head, int64_t page) {
       return parts.data<float>() + (head * seen_pages + page) * rows * floats;
@@ -170,7 +170,9 @@ void CpuOps::attention(const Tensor& queries, const AttentionShape& shape, const
     pool_.parallel_for(shape.n_kv_heads * seen_pages, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t head = i / seen_pages, page = i % seen_pages;
-        one_page(head, 0, rows, skipped + page, part(head, page));
+        for (int64_t first = 0; first < rows; first += kAttendRows)
+          one_page(head, first, std::min<int64_t>(kAttendRows, rows - first), skipped + page,
+                   part(head, page) + first * floats);
       }
     });
     std::vector<float> total(static_cast<size_t>(floats));

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 
 #include "core/half.h"
 #include "ops/cpu/cpu_ops.h"
@@ -87,8 +88,11 @@ class Attend {
     q_sum_ = sum;
   }
 
-  /// Bytes of the panel that part() wants for more than kAttendRows rows.
-  int64_t panel_bytes() const { return spans_ == 0 ? 0 : 2 * kSpanBlocks * kKvBlockTokens * dim_; }
+  /// The panel that part() wants for so many rows.
+  std::unique_ptr<uint8_t[]> make_panel(int64_t rows) const {
+    if (spans_ == 0 || rows <= kAttendRows / 2) return nullptr;  // no kernel would use it
+    return std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(2 * kSpanBlocks * kKvBlockTokens * dim_));
+  }
 
   /// Rows [first, first + count) of a KV head over one part, results at `results`.
   void part(int64_t part, int64_t head, int64_t first, int64_t count, float* results, uint8_t* panel) const {
@@ -179,9 +183,8 @@ class Attend {
         bits.keys, bits.values,    dim_,          blocks,      block.data(), span == 0 ? kKvFirstTokens : 0,
         count,     q_ + at * dim_, q_scale_ + at, q_sum_ + at, results};
     call.softcap = shape_.softcap;
-    if (count > kAttendRows) {
-      call.panel = panel;
-    } else {
+    call.panel = panel;
+    if (count <= kAttendRows) {
       call.fetched = span % kSpanGroup != 0;
       if ((span + 1) % kSpanGroup != 0) {
         call.next = next.data();
@@ -348,17 +351,18 @@ void CpuOps::attention_blocks(const Tensor& queries, const AttentionShape& shape
     attend.use(q.data<int8_t>(), scale.data<float>(), sum.data<int32_t>());
   }
   const int64_t floats = attend.floats(), parts = attend.parts();
-  if (rows <= kAttendRows && parts > 1) {  // decode: the threads share the parts of a head
+  if (rows <= kSharedRows && parts > 1) {  // decode: the threads share the parts of a head
     Tensor results = arena_.allocate(DType::f32, {heads, parts, rows, floats});
     const auto result = [&](int64_t head, int64_t part) {
       return results.data<float>() + (head * parts + part) * rows * floats;
     };
     const int64_t groups = attend.groups();
     pool_.parallel_for(heads * groups, 1, [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<uint8_t[]> panel = attend.make_panel(rows);
       for (int64_t i = begin; i < end; ++i)
         for (int64_t head = i / groups, part = attend.group_begin(i % groups);
              part < attend.group_begin(i % groups + 1); ++part)
-          attend.part(part, head, 0, rows, result(head, part), nullptr);
+          attend.part(part, head, 0, rows, result(head, part), panel.get());
     });
     pool_.parallel_for(heads, 1, [&](int64_t begin, int64_t end) {
       std::vector<float> total(static_cast<size_t>(attend.total_floats()));
@@ -380,13 +384,13 @@ void CpuOps::attention_blocks(const Tensor& queries, const AttentionShape& shape
     const int64_t most = std::min(piece, rows);
     std::vector<float> totals(static_cast<size_t>(most * attend.total_floats())),
         result(static_cast<size_t>(most * floats));
-    std::vector<uint8_t> panel(static_cast<size_t>(most > kAttendRows ? attend.panel_bytes() : 0));
+    const std::unique_ptr<uint8_t[]> panel = attend.make_panel(most);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / pieces, first = i % pieces * piece, count = std::min(piece, rows - first);
       const auto total = [&](int64_t row) { return totals.data() + row * attend.total_floats(); };
       for (int64_t row = 0; row < count; ++row) attend.start(head, first + row, total(row));
       for (int64_t part = 0; part < parts; ++part) {
-        attend.part(part, head, first, count, result.data(), panel.data());
+        attend.part(part, head, first, count, result.data(), panel.get());
         for (int64_t row = 0; row < count; ++row) attend.add(part, result.data() + row * floats, total(row));
       }
       for (int64_t row = 0; row < count; ++row) attend.finish(head, first + row, total(row));

@@ -43,8 +43,8 @@ struct AttendBlocks {
   // the values in the basis that they are stored in.
   float* results;
   float softcap = 0;  // as in AttentionShape
-  // For speed, with many rows: where the codes are decoded to once for all of them, [2][count][64 * head_dim] bytes;
-  // null: once for kAttendRows at most. The results are the same.
+  // For speed, with many rows: where the codes may be decoded to once for all of them, [2][count][64 * head_dim] bytes;
+  // null: decoded again for every few rows. The results are the same.
   uint8_t* panel = nullptr;
   // For speed: the blocks of the next call of this thread, whose keys are fetched, and whether the call before did
   // that.
@@ -84,6 +84,7 @@ constexpr float kSmallestQuantized = 1e-30F;  // largest value of a vector that 
 
 constexpr int kKeyLanes = 16;     // tokens side by side in a key page
 constexpr int kAttendRows = 8;    // query rows that share one reading of a page
+constexpr int kSharedRows = 32;   // with so many rows, threads share the context; with more, the rows
 constexpr int kPageTokens = 256;  // tokens of one page of a cache
 constexpr int kSpanBlocks = 8;    // compressed blocks that one call attends to
 constexpr int kTokenPanel = 12;   // tokens side by side in packed int8 activations
