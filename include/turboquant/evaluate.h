@@ -29,7 +29,7 @@ struct EvaluateOptions {
   int seq_len = 512;                 ///< tokens a window
   std::vector<std::string> kv_bits;  ///< rows of the model with a compressed KV cache: "k4v3", "3"
   KvCacheOptions kv;                 ///< of these rows; its `bits` are not used
-  std::string text;                  ///< file
+  std::vector<std::string> texts;    ///< files; every row is measured on each
   /// "original": every next token of a window is scored. "llama.cpp": the second half, BOS first where the model has
   /// it.
   std::string protocol = "original";
@@ -52,16 +52,20 @@ struct EvaluateRow {
   /// Mean cosine of keys and of values to those of fp16, on the first window: of all tokens, and of compressed ones.
   double kv_key_cosine = 1, kv_value_cosine = 1, kv_coded_key_cosine = 1, kv_coded_value_cosine = 1;
   std::string text;  ///< name of the text file
+  // Standard errors (_se) take tokens as independent of each other.
   double perplexity = 0, perplexity_se = 0;
-  double kl = 0, kl_p99 = 0;  ///< mean and 99% quantile of KL(baseline || row) a token, nats
-  double top1 = 1;            ///< share of tokens where both have the same most likely next token
+  /// log(perplexity / the baseline's on the same text); its error is that of the differences token by token, which is
+  /// far less than that of either perplexity.
+  double log_change = 0, log_change_se = 0;
+  double kl = 0, kl_se = 0, kl_p99 = 0;  ///< mean and 99% quantile of KL(baseline || row) a token, nats
+  double top1 = 1, top1_se = 0;          ///< share of tokens where both have the same most likely next token
   uint64_t size_bytes = 0, params = 0;
   double bits_per_weight = 0, bits_per_weight_linear = 0;
   double quantize_s = 0, evaluate_s = 0;
   int64_t tokens_scored = 0;
 };
 
-/// The baseline and every (format, bits). All are quantized in memory and scored window by window.
+/// For each text the baseline and every (format, bits). All are quantized in memory and scored window by window.
 std::vector<EvaluateRow> evaluate(const EvaluateOptions& options);
 
 struct NeedleOptions {

@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/error_chart.h"
 #include "cli/needle.h"
 #include "io/files.h"
 #include "plot/picture.h"
@@ -15,13 +17,21 @@ namespace {
 constexpr const char* kDefaultText = "data/wikitext-2-raw-test.txt";
 
 void print_table(const std::vector<EvaluateRow>& rows) {
-  fmt::print("{:<20} {:>16} {:>9} {:>9} {:>9} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}\n", "Config", "PPL", "", "KL",
-             "KL p99", "top-1 %", "Size (MB)", "BPW", "BPW lin.", "KV B/tok", "Quant (s)", "Eval (s)");
+  const EvaluateRow* baseline = rows.data();
+  const bool texts = rows.back().text != rows.front().text;
   for (const EvaluateRow& row : rows) {
-    const std::string change = fmt::format("({:+.1f}%)", 100 * (row.perplexity / rows.front().perplexity - 1));
-    fmt::print("{:<20} {:>16} {:>9} {:>9.4f} {:>9.3f} {:>8.2f} {:>9.1f} {:>7.2f} {:>9.3f} {:>9.0f} {:>9.1f} {:>9.1f}\n",
+    if (&row == rows.data() || row.text != baseline->text) {
+      baseline = &row;
+      if (texts) fmt::print("{}{}: {} tokens\n", &row == rows.data() ? "" : "\n", row.text, row.tokens_scored);
+      fmt::print("{:<20} {:>16} {:>16} {:>17} {:>7} {:>12} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}\n", "Config", "PPL", "",
+                 "KL", "KL p99", "top-1 %", "Size (MB)", "BPW", "BPW lin.", "KV B/tok", "Quant (s)", "Eval (s)");
+    }
+    const double ratio = std::exp(row.log_change);
+    const std::string change = fmt::format("({:+.1f} +-{:.1f}%)", 100 * (ratio - 1), 100 * ratio * row.log_change_se);
+    fmt::print("{:<20} {:>16} {:>16} {:>17} {:>7.3f} {:>12} {:>9.1f} {:>7.2f} {:>9.3f} {:>9.0f} {:>9.1f} {:>9.1f}\n",
                row.config, fmt::format("{:.2f} +-{:.2f}", row.perplexity, row.perplexity_se),
-               &row == rows.data() ? "" : change, row.kl, row.kl_p99, 100 * row.top1,
+               &row == baseline ? "" : change, fmt::format("{:.4f} +-{:.4f}", row.kl, row.kl_se), row.kl_p99,
+               fmt::format("{:.2f} +-{:.2f}", 100 * row.top1, 100 * row.top1_se),
                static_cast<double>(row.size_bytes) * 1e-6, row.bits_per_weight, row.bits_per_weight_linear,
                row.kv_token_bytes, row.quantize_s, row.evaluate_s);
   }
@@ -57,9 +67,13 @@ nlohmann::ordered_json json_row(const EvaluateOptions& options, const EvaluateRo
                {"text", row.text},
                {"protocol", options.protocol},
                {"perplexity_se", row.perplexity_se},
+               {"log_change", row.log_change},
+               {"log_change_se", row.log_change_se},
                {"kl", row.kl},
+               {"kl_se", row.kl_se},
                {"kl_p99", row.kl_p99},
                {"top1", row.top1},
+               {"top1_se", row.top1_se},
                {"size_bytes", row.size_bytes},
                {"bits_per_weight_linear", row.bits_per_weight_linear},
                {"quantize_s", row.quantize_s},
@@ -78,11 +92,11 @@ void add_evaluate(CLI::App& app) {
     bool no_affine = false, include_affine = false, no_qjl = false, include_qjl = false;
     NeedleOptions needle;
     bool ask_needle = false;
-    std::string json, output, plot;
+    std::string json, output, plot, points;
   };
   auto state = std::make_shared<State>();
   EvaluateOptions& options = state->options;
-  options.text = kDefaultText;
+  options.texts = {kDefaultText};
   add_model_option(*command, options.model, options.revision);
   CLI::Option* bits =
       command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
@@ -105,7 +119,8 @@ void add_evaluate(CLI::App& app) {
   CLI::Option* samples =
       command->add_option("--num-samples,-n", options.num_samples, "Most windows to score")->capture_default_str();
   CLI::Option* window = command->add_option("--seq-len", options.seq_len, "Tokens a window")->capture_default_str();
-  CLI::Option* text = command->add_option("--text", options.text, "Text file")->capture_default_str();
+  CLI::Option* text = command->add_option("--text", options.texts, "Text file; repeatable: every row on each text")
+                          ->capture_default_str();
   command->add_option("--rows", options.rows, "Join the file's lines as WikiText rows: auto, yes, no")
       ->capture_default_str();
   command
@@ -117,9 +132,13 @@ void add_evaluate(CLI::App& app) {
   command->add_flag("--include-qjl", state->include_qjl, "QJL rows of the original's format (the default)");
   command->add_flag("--exact", options.exact, "fp32 activations instead of int8: slower");
   command->add_option("--json", state->json, "Write the rows to this file: a JSON array, one object a row");
-  command->add_option("--plot", state->plot, "Draw the results: FILE.svg or FILE.png");
+  command->add_option(
+      "--plot", state->plot,
+      "Draw the results, FILE.svg or FILE.png: KL divergence against bits, or with --needle a heat map");
+  CLI::Option* points =
+      command->add_option("--plot-points", state->points, "Points to draw beside: a CSV file of lines NAME,BITS,KL");
   CLI::Option* needle = add_needle_options(*command, state->needle, state->ask_needle);
-  for (CLI::Option* other : {bits, formats, samples, window, text}) needle->excludes(other);
+  for (CLI::Option* other : {bits, formats, samples, window, text, points}) needle->excludes(other);
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
   add_threads_option(*command, options.threads);
   add_memory_options(*command, options.preload, options.lock);
@@ -145,8 +164,14 @@ void add_evaluate(CLI::App& app) {
     options.on_message = message;
     options.qjl = !state->no_qjl;
     if (state->no_affine) std::erase(options.formats, "affine");
-    if (options.text == kDefaultText && !std::filesystem::exists(options.text))
+    if (!state->points.empty() && state->plot.empty())
+      throw UsageError("--plot-points " + state->points + ": there is no --plot to draw them in");
+    if (!state->output.empty() && options.texts.size() > 1)
+      throw UsageError("--output " + state->output + ": has no place for several texts; use --json");
+    if (options.texts == std::vector<std::string>{kDefaultText} && !std::filesystem::exists(kDefaultText))
       throw Error(std::string(kDefaultText) + ": not found here; name a text with --text FILE");
+    std::vector<ChartSeries> points;
+    if (!state->points.empty()) points.push_back(read_chart_points(state->points));
     const std::vector<EvaluateRow> rows = evaluate(options);
     print_table(rows);
     if (!state->json.empty()) {
@@ -159,6 +184,7 @@ void add_evaluate(CLI::App& app) {
       for (const EvaluateRow& row : rows) json["results"].push_back(original_row(row));
       write_text(state->output, json.dump(2) + "\n");
     }
+    if (!state->plot.empty()) write_picture(state->plot, svg_of(error_chart(rows, points)));
   });
 }
 

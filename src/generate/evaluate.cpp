@@ -191,21 +191,60 @@ class WindowScorer {
   std::vector<Top> tops_;
 };
 
-void finish(Candidate& candidate) {
+/// Mean and standard error of values(0) .. values(n - 1).
+struct Mean {
+  double mean = 0, error = 0;
+
+  template <typename Values>
+  Mean(size_t size, const Values& values) {
+    const auto n = static_cast<double>(size);
+    double variance = 0;
+    for (size_t i = 0; i < size; ++i) mean += values(i) / n;
+    for (size_t i = 0; i < size; ++i) variance += (values(i) - mean) * (values(i) - mean) / std::max(n - 1, 1.0);
+    error = std::sqrt(variance / n);
+  }
+};
+
+void finish(Candidate& candidate, const Candidate& baseline) {
   EvaluateRow& row = candidate.row;
-  const auto n = static_cast<double>(candidate.nll.size());
-  double mean = 0, variance = 0, kl = 0;
-  for (const double v : candidate.nll) mean += v / n;
-  for (const double v : candidate.nll) variance += (v - mean) * (v - mean) / std::max(n - 1, 1.0);
-  for (const float v : candidate.kl) kl += v / n;
-  row.perplexity = std::exp(mean);
-  row.perplexity_se = row.perplexity * std::sqrt(variance / n);
-  row.kl = kl;
+  const size_t count = candidate.nll.size();
+  const Mean nll(count, [&](size_t i) { return candidate.nll[i]; });
+  const Mean change(count, [&](size_t i) { return candidate.nll[i] - baseline.nll[i]; });
+  const Mean kl(count, [&](size_t i) { return static_cast<double>(candidate.kl[i]); });
+  row.perplexity = std::exp(nll.mean);
+  row.perplexity_se = row.perplexity * nll.error;
+  row.log_change = change.mean;
+  row.log_change_se = change.error;
+  row.kl = kl.mean;
+  row.kl_se = kl.error;
+  const auto n = static_cast<double>(count);
   const auto at = static_cast<std::ptrdiff_t>(0.99 * (n - 1));
   std::nth_element(candidate.kl.begin(), candidate.kl.begin() + at, candidate.kl.end());
   row.kl_p99 = candidate.kl[static_cast<size_t>(at)];
   row.top1 = static_cast<double>(candidate.same_top) / n;
-  row.tokens_scored = static_cast<int64_t>(candidate.nll.size());
+  row.top1_se = std::sqrt(row.top1 * (1 - row.top1) / std::max(n - 1, 1.0));
+  row.tokens_scored = static_cast<int64_t>(count);
+}
+
+/// Scores the windows of one text; a row of each candidate.
+void score_text(std::vector<Candidate>& candidates, const Windows& windows, int64_t first, const std::string& text,
+                WindowScorer& scorer, Progress& progress, std::vector<EvaluateRow>& rows) {
+  for (Candidate& candidate : candidates) {
+    candidate.row.text = std::filesystem::path(text).filename().string();
+    candidate.row.evaluate_s = 0;
+    candidate.nll.clear();
+    candidate.kl.clear();
+    candidate.same_top = 0;
+  }
+  for (int64_t i = 0; i < windows.count(); ++i) {
+    check_interrupt();
+    scorer.score(candidates, windows.window(i), first);
+    progress.advance();
+  }
+  for (Candidate& candidate : candidates) {
+    finish(candidate, candidates.front());
+    rows.push_back(candidate.row);
+  }
 }
 
 void check_options(const EvaluateOptions& options) {
@@ -214,6 +253,7 @@ void check_options(const EvaluateOptions& options) {
     throw UsageError("--num-samples " + std::to_string(options.num_samples) + ": must be 1 or more");
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
+  if (options.texts.empty()) throw UsageError("--text: name a text file");
   settings_of(options);
   for (const std::string& bits : options.kv_bits) cache_options(with_bits(options.kv, bits));
   if (options.kv.start < 0)
@@ -244,18 +284,23 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   EvaluateRow& baseline = candidates.front().row;
   baseline.config = "FP16";
   baseline.format = "none";
-  baseline.text = std::filesystem::path(options.text).filename().string();
   candidates.front().model = load_model(*source, ops, model_options);
   const ModelInfo info = candidates.front().model->info();
   const bool llama_cpp = options.protocol == "llama.cpp";
-  const Windows windows = cut_windows(load_tokenizer(*source), options, llama_cpp);
+  const Tokenizer tokenizer = load_tokenizer(*source);
+  std::vector<Windows> windows;  // of each text
+  for (const std::string& text : options.texts) windows.push_back(cut_windows(tokenizer, text, options, llama_cpp));
   if (options.seq_len > info.max_context)
     throw UsageError("--seq-len " + std::to_string(options.seq_len) + ": the model's context is " +
                      std::to_string(info.max_context));
-  for (const int32_t token : windows.tokens)
-    if (token >= info.vocab_size)
-      throw Error(options.model + ": the tokenizer gives token " + std::to_string(token) +
-                  ", but the model's vocabulary has " + std::to_string(info.vocab_size));
+  int64_t n_windows = 0;
+  for (const Windows& text : windows) {
+    n_windows += text.count();
+    for (const int32_t token : text.tokens)
+      if (token >= info.vocab_size)
+        throw Error(options.model + ": the tokenizer gives token " + std::to_string(token) +
+                    ", but the model's vocabulary has " + std::to_string(info.vocab_size));
+  }
   add_sizes(baseline, *source);
 
   const EvaluateRow source_row = baseline;  // candidates may move as they grow
@@ -306,7 +351,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   }
 
   if (!options.kv_bits.empty()) {
-    add_cosines(candidates, windows.window(0));
+    add_cosines(candidates, windows.front().window(0));
     for (const Candidate& candidate : candidates)
       if (candidate.row.kv != "fp16")
         say(fmt::format("{}: cosine to fp16: keys {:.4f}, values {:.4f}; of compressed tokens alone {:.4f}, {:.4f}",
@@ -314,17 +359,10 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
                         candidate.row.kv_coded_key_cosine, candidate.row.kv_coded_value_cosine));
   }
   WindowScorer scorer(*pool, *ops);
-  Progress progress("Evaluating", windows.count());
-  for (int64_t i = 0; i < windows.count(); ++i) {
-    check_interrupt();
-    scorer.score(candidates, windows.window(i), llama_cpp ? options.seq_len / 2 : 0);
-    progress.advance();
-  }
+  Progress progress("Evaluating", n_windows);
   std::vector<EvaluateRow> rows;
-  for (Candidate& candidate : candidates) {
-    finish(candidate);
-    rows.push_back(candidate.row);
-  }
+  for (size_t i = 0; i < windows.size(); ++i)
+    score_text(candidates, windows[i], llama_cpp ? options.seq_len / 2 : 0, options.texts[i], scorer, progress, rows);
   return rows;
 }
 

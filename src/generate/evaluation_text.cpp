@@ -50,8 +50,9 @@ bool has_wikitext_rows(std::string_view text) {
   return heading;
 }
 
-Windows cut_windows(const Tokenizer& tokenizer, const EvaluateOptions& options, bool begin_each) {
-  std::string text = read_text(options.text);
+Windows cut_windows(const Tokenizer& tokenizer, const std::string& file, const EvaluateOptions& options,
+                    bool begin_each) {
+  std::string text = read_text(file);
   if (options.rows != "auto" && options.rows != "yes" && options.rows != "no")
     throw UsageError("--rows " + options.rows + ": use auto, yes or no");
   // llama-perplexity takes a file as it is; Python opens it as text.
@@ -64,7 +65,7 @@ Windows cut_windows(const Tokenizer& tokenizer, const EvaluateOptions& options, 
   const size_t whole =
       std::min(windows.tokens.size() / static_cast<size_t>(windows.length), static_cast<size_t>(options.num_samples));
   if (whole == 0)
-    throw Error(options.text + ": has " + std::to_string(windows.tokens.size()) + " tokens, fewer than one window of " +
+    throw Error(file + ": has " + std::to_string(windows.tokens.size()) + " tokens, fewer than one window of " +
                 std::to_string(windows.length) + "; use a longer text or a smaller --seq-len");
   windows.tokens.resize(whole * static_cast<size_t>(windows.length));
   const std::vector<int32_t> with = tokenizer.encode("a"), without = tokenizer.encode("a", false);

@@ -28,8 +28,10 @@ std::string join_rows(const std::string& text);
 /// True if the first line that is not blank is a WikiText heading: " = Title = ".
 bool has_wikitext_rows(std::string_view text);
 
-/// The first num_samples windows of seq_len tokens. `begin_each`: every window starts with the begin token in place of
-/// its own first token, if the tokenizer adds one (the protocol of llama.cpp). Error if the text is too short for one.
-Windows cut_windows(const Tokenizer& tokenizer, const EvaluateOptions& options, bool begin_each);
+/// The first num_samples windows of seq_len tokens of a text file. `begin_each`: every window starts with the begin
+/// token in place of its own first token, if the tokenizer adds one (the protocol of llama.cpp). Error if the text is
+/// too short for one.
+Windows cut_windows(const Tokenizer& tokenizer, const std::string& file, const EvaluateOptions& options,
+                    bool begin_each);
 
 }  // namespace turboquant

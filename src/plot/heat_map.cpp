@@ -75,8 +75,9 @@ std::string svg_of(const HeatMaps& maps) {
     const double x0 = left + step * static_cast<double>(p);
     svg.text(x0 + map_width / 2, top - 10, maps.panels[p].title, {.size = kText + 1, .anchor = Anchor::middle});
     for (size_t i = 0; i < n_rows * n_columns; ++i) {
+      const size_t row = i / n_columns;
       const double x = x0 + kCellWidth * static_cast<double>(i % n_columns),
-                   y = top + kCellHeight * static_cast<double>(i / n_columns), value = maps.panels[p].values[i];
+                   y = top + kCellHeight * static_cast<double>(row), value = maps.panels[p].values[i];
       const bool known = !std::isnan(value);
       const Colour colour = colour_of(known ? value : 0);
       svg.rect(x, y, kCellWidth - 1, kCellHeight - 1, known ? hex(colour) : kMissing);

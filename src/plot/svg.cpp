@@ -83,7 +83,7 @@ std::string Svg::finish() && { return std::move(body_) + "</svg>\n"; }
 
 double text_width(std::string_view text, double size) {
   const auto letters = std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
-  return 0.6 * size * static_cast<double>(letters);
+  return 0.57 * size * static_cast<double>(letters);
 }
 
 }  // namespace turboquant

@@ -7,8 +7,8 @@
 extern "C" {
 #endif
 
-/* The PNG file of an SVG. `scale`: pixels for a unit of the SVG. Text is set in DejaVu Sans, which is built in; fonts of
- * the system are not looked at. */
+/* The PNG file of an SVG. `scale`: pixels for a unit of the SVG. Text is set in DejaVu Sans, which is built in; fonts
+ * of the system are not looked at. */
 int tq_picture_png(const char* svg, size_t size, float scale, TqText* png, TqText* error);
 
 #ifdef __cplusplus

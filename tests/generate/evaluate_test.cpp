@@ -31,7 +31,7 @@ class Evaluate : public testing::Test {
   Evaluate() {
     write_text(folder_ / "ships.txt", some_text());
     options_.model = kMicro.string();
-    options_.text = (folder_ / "ships.txt").string();
+    options_.texts = {(folder_ / "ships.txt").string()};
     options_.seq_len = kLength;
     options_.num_samples = 6;
     options_.threads = 2;
@@ -58,13 +58,13 @@ std::vector<std::vector<double>> log_probabilities(const std::vector<float>& log
 }
 
 struct Figures {
-  double perplexity = 0, perplexity_se = 0, kl = 0, kl_p99 = 0, top1 = 0;
+  double perplexity = 0, perplexity_se = 0, log_change_se = 0, kl = 0, kl_se = 0, kl_p99 = 0, top1 = 0;
   int64_t tokens = 0;
 };
 
 /// The definitions, a token at a time: predictions of positions first + 1 and on, window by window.
 Figures figures_of(Model& baseline, Model& model, const Windows& windows, size_t first) {
-  std::vector<double> nll, kl;
+  std::vector<double> nll, kl, changes;
   double same = 0;
   const auto vocab = static_cast<size_t>(model.info().vocab_size);
   for (int64_t w = 0; w < windows.count(); ++w) {
@@ -72,7 +72,9 @@ Figures figures_of(Model& baseline, Model& model, const Windows& windows, size_t
     const auto p = log_probabilities(one_pass(baseline, window), vocab),
                q = log_probabilities(one_pass(model, window), vocab);
     for (size_t t = first; t + 1 < window.size(); ++t) {
-      nll.push_back(-q[t][static_cast<size_t>(window[t + 1])]);
+      const auto next = static_cast<size_t>(window[t + 1]);
+      nll.push_back(-q[t][next]);
+      changes.push_back(p[t][next] - q[t][next]);
       double divergence = 0;
       for (size_t i = 0; i < vocab; ++i) divergence += std::exp(p[t][i]) * (p[t][i] - q[t][i]);
       kl.push_back(divergence);
@@ -84,13 +86,19 @@ Figures figures_of(Model& baseline, Model& model, const Windows& windows, size_t
   }
   Figures figures;
   const auto n = static_cast<double>(nll.size());
-  double mean = 0, variance = 0;
+  double mean = 0;
   for (const double x : nll) mean += x / n;
-  for (const double x : nll) variance += (x - mean) * (x - mean) / (n - 1);
   for (const double x : kl) figures.kl += x / n;
+  const auto error = [n](const std::vector<double>& values) {
+    double sum = 0, squares = 0;
+    for (const double x : values) sum += x, squares += x * x;
+    return std::sqrt(std::max(squares - sum * sum / n, 0.0) / (n - 1) / n);
+  };
+  figures.kl_se = error(kl);
+  figures.log_change_se = error(changes);
   std::sort(kl.begin(), kl.end());
   figures.perplexity = std::exp(mean);
-  figures.perplexity_se = figures.perplexity * std::sqrt(variance / n);
+  figures.perplexity_se = figures.perplexity * error(nll);
   figures.kl_p99 = kl[static_cast<size_t>(0.99 * (n - 1))];
   figures.top1 = same / n;
   figures.tokens = static_cast<int64_t>(nll.size());
@@ -101,6 +109,8 @@ void expect_figures(const EvaluateRow& row, const Figures& expected) {
   EXPECT_NEAR(row.perplexity, expected.perplexity, 1e-5 * expected.perplexity);
   EXPECT_NEAR(row.perplexity_se, expected.perplexity_se, 1e-4 * expected.perplexity_se);
   EXPECT_NEAR(row.kl, expected.kl, 1e-4 * expected.kl + 1e-6);
+  EXPECT_NEAR(row.log_change_se, expected.log_change_se, 1e-4 * expected.log_change_se + 1e-6);
+  EXPECT_NEAR(row.kl_se, expected.kl_se, 1e-4 * expected.kl_se + 1e-6);
   EXPECT_NEAR(row.kl_p99, expected.kl_p99, 1e-4 * expected.kl_p99 + 1e-6);
   EXPECT_NEAR(row.top1, expected.top1, 1e-9);
   EXPECT_EQ(row.tokens_scored, expected.tokens);
@@ -115,7 +125,7 @@ TEST_F(Evaluate, FiguresOfEveryRow) {
 
   const auto source = open_checkpoint(kMicro);
   const Tokenizer tokenizer = load_tokenizer(*source);
-  const Windows windows = cut_windows(tokenizer, options_, false);
+  const Windows windows = cut_windows(tokenizer, options_.texts[0], options_, false);
   ASSERT_EQ(windows.count(), 6);
   const auto baseline = test_model(*source, false, DType::f16);
   expect_figures(rows[0], figures_of(*baseline, *baseline, windows, 0));
@@ -178,6 +188,50 @@ TEST_F(Evaluate, TheBaselineIsAtNoDistanceFromItself) {
   EXPECT_EQ(row.quantize_s, 0);
 }
 
+// Each text's rows are those of a run with that text alone, up to the times.
+TEST_F(Evaluate, SeveralTexts) {
+  options_.bits = {3};
+  options_.formats = {"tcq16"};
+  options_.num_samples = 3;
+  write_text(folder_ / "short.txt", some_text().substr(200, 900));
+  const std::string ships = options_.texts[0], other = (folder_ / "short.txt").string();
+  options_.texts = {ships, other};
+  const std::vector<EvaluateRow> rows = evaluate(options_);
+  ASSERT_EQ(rows.size(), 4u);
+  for (size_t i = 0; i < 2; ++i) {
+    options_.texts = {i == 0 ? ships : other};
+    const std::vector<EvaluateRow> alone = evaluate(options_);
+    for (size_t k = 0; k < 2; ++k) {
+      const EvaluateRow& row = rows[2 * i + k];
+      EXPECT_EQ(row.text, i == 0 ? "ships.txt" : "short.txt");
+      EXPECT_EQ(row.config, alone[k].config);
+      EXPECT_EQ(row.perplexity, alone[k].perplexity);
+      EXPECT_EQ(row.log_change_se, alone[k].log_change_se);
+      EXPECT_EQ(row.kl, alone[k].kl);
+      EXPECT_EQ(row.kl_p99, alone[k].kl_p99);
+      EXPECT_EQ(row.top1, alone[k].top1);
+      EXPECT_EQ(row.tokens_scored, alone[k].tokens_scored);
+    }
+  }
+  EXPECT_NE(rows[1].kl, rows[3].kl);
+}
+
+TEST_F(Evaluate, ErrorsOfPairedDifferences) {
+  options_.bits = {4};
+  options_.formats = {"tcq16"};
+  const std::vector<EvaluateRow> rows = evaluate(options_);
+  EXPECT_EQ(rows[0].log_change, 0);
+  EXPECT_EQ(rows[0].log_change_se, 0);
+  EXPECT_EQ(rows[0].kl_se, 0);
+  EXPECT_EQ(rows[0].top1_se, 0);
+  EXPECT_NEAR(rows[1].log_change, std::log(rows[1].perplexity / rows[0].perplexity), 1e-9);
+  EXPECT_GT(rows[1].log_change_se, 0);
+  EXPECT_LT(rows[1].log_change_se, rows[1].perplexity_se / rows[1].perplexity) << "paired";
+  EXPECT_GT(rows[1].kl_se, 0);
+  EXPECT_LT(rows[1].kl_se, rows[1].kl);
+  EXPECT_GT(rows[1].top1_se, 0);
+}
+
 TEST_F(Evaluate, ChosenFormats) {
   options_.bits = {3};
   options_.formats = {"affine", "tcq16"};
@@ -210,7 +264,7 @@ TEST_F(Evaluate, Exact) {
   options_.exact = true;
   const EvaluateRow row = evaluate(options_)[1];
   const auto source = open_checkpoint(kMicro);
-  const Windows windows = cut_windows(load_tokenizer(*source), options_, false);
+  const Windows windows = cut_windows(load_tokenizer(*source), options_.texts[0], options_, false);
   const auto checkpoint = converted(*source, spec_of("tcq16", 3));
   expect_figures(
       row, figures_of(*test_model(*source, true, DType::f16), *test_model(*checkpoint, true, DType::f16), windows, 0));
@@ -265,7 +319,7 @@ TEST_F(Evaluate, ProtocolOfLlamaCpp) {
     ASSERT_EQ(rows.size(), 2u);
     EXPECT_EQ(rows[0].tokens_scored, 6 * (length - length / 2 - 1));
     const auto source = open_checkpoint(kMicro);
-    const Windows windows = cut_windows(load_tokenizer(*source), options_, true);
+    const Windows windows = cut_windows(load_tokenizer(*source), options_.texts[0], options_, true);
     const auto checkpoint = converted(*source, spec_of("tcq16", 4));
     const auto baseline = test_model(*source, false, DType::f16), model = test_model(*checkpoint, false, DType::f16);
     expect_figures(rows[0], figures_of(*baseline, *baseline, windows, static_cast<size_t>(length / 2)));
@@ -301,6 +355,7 @@ TEST_F(Evaluate, BadOptions) {
       {[](EvaluateOptions& o) { o.seq_len = 1; }, "--seq-len 1: must be 2 or more"},
       {[](EvaluateOptions& o) { o.seq_len = -5; }, "--seq-len -5"},
       {[](EvaluateOptions& o) { o.num_samples = 0; }, "--num-samples 0: must be 1 or more"},
+      {[](EvaluateOptions& o) { o.texts = {}; }, "--text: name a text file"},
       {[](EvaluateOptions& o) { o.protocol = "other"; }, "--protocol other: use original or llama.cpp"},
       {[](EvaluateOptions& o) {
          o.bits = {3, 5};
@@ -330,7 +385,7 @@ TEST_F(Evaluate, WhatCannotBeEvaluated) {
     return error_of([&] { evaluate(options); });
   };
   EXPECT_HAS(error_with([](auto& o) { o.seq_len = 4000; }), "ships.txt: has ");
-  EXPECT_HAS(error_with([](auto& o) { o.text = "nothing.txt"; }), "nothing.txt");
+  EXPECT_HAS(error_with([](auto& o) { o.texts = {"nothing.txt"}; }), "nothing.txt");
   EXPECT_HAS(error_with([](auto& o) { o.model = "nothing"; }), "nothing: no such file or folder");
   MicroCopy copy;
   const auto with_copy = [&](auto& o) { o.model = copy.path().string(); };

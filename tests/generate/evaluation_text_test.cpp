@@ -44,11 +44,10 @@ class CutWindows : public testing::Test {
               bool begin_each = false) {
     write_text(folder_ / "text.txt", text);
     EvaluateOptions options;
-    options.text = (folder_ / "text.txt").string();
     options.seq_len = seq_len;
     options.num_samples = num_samples;
     options.rows = rows;
-    return cut_windows(*tokenizer_, options, begin_each);
+    return cut_windows(*tokenizer_, (folder_ / "text.txt").string(), options, begin_each);
   }
   std::vector<int32_t> encoded(const std::string& text) const { return tokenizer_->encode(text); }
 
@@ -86,9 +85,7 @@ TEST_F(CutWindows, TooShort) {
       error_of([&] { cut(kText, 1000); }),
       "text.txt: has " + count + " tokens, fewer than one window of 1000; use a longer text or a smaller --seq-len");
   EXPECT_HAS(error_of([&] { cut("", 2); }), "has 0 tokens");
-  EvaluateOptions options;
-  options.text = (folder_ / "nothing.txt").string();
-  EXPECT_HAS(error_of([&] { cut_windows(*tokenizer_, options, false); }), "nothing.txt");
+  EXPECT_HAS(error_of([&] { cut_windows(*tokenizer_, (folder_ / "nothing.txt").string(), {}, false); }), "nothing.txt");
 }
 
 TEST_F(CutWindows, Rows) {
