@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/synthetic.h"
 #include "core/interrupt.h"
+#include "core/memory.h"
 #include "core/random.h"
 #include "generate/state.h"
 #include "hub/hub.h"
@@ -196,13 +197,18 @@ class Bench {
       prompt.push_back(static_cast<int32_t>(word % static_cast<uint32_t>(model->info().vocab_size)));
 
     std::vector<double> prefill_s;
+    const bool peak_known = reset_peak_memory();
+    const uint64_t before = peak_memory();
+    double prompt_cache_bytes = 0;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       Cache cache = model->make_cache();
       const auto start = Clock::now();
       prefill(*model, cache, prompt);
       prefill_s.push_back(seconds_since(start));
+      prompt_cache_bytes = static_cast<double>(cache.bytes());
       check_interrupt();
     }
+    const auto peak = static_cast<double>(peak_memory());
     Cache cache = model->make_cache();
     model->fill_randomly(cache, options_.depth);
     prefill(*model, cache, std::span(prompt).first(1));
@@ -233,7 +239,12 @@ class Bench {
     }
     const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s),
                  gops = 2e-9 * multiply_adds * prefill_tok;
-    add({fmt::format("{} prefill {}", label, prompt_length), prefill_tok, 0, gops, int8_, gops / int8_});
+    const std::string prefill_label = fmt::format("{} prefill {}", label, prompt_length);
+    add({prefill_label, prefill_tok, 0, gops, int8_, gops / int8_});
+    if (peak_known)
+      fmt::print("{:<38} {:.1f} MB at most, {:.1f} MB more than before it; KV cache {:.1f} MB\n",
+                 prefill_label + " memory", peak * 1e-6, (peak - static_cast<double>(before)) * 1e-6,
+                 prompt_cache_bytes * 1e-6);
   }
 
   // What a decoding step consists of. `bytes`: what an operation of a class reads a token.

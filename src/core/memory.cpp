@@ -9,6 +9,10 @@
 #include <optional>
 #include <string>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace turboquant {
 namespace {
 
@@ -42,6 +46,21 @@ MachineMemory machine_memory() {
     memory.available = std::min(memory.available, *limit - std::min(*limit, used));
   }
   return memory;
+}
+
+uint64_t peak_memory() {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
+  return 0;
+}
+
+bool reset_peak_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+  std::ofstream file("/proc/self/clear_refs");
+  return file << "5" << std::flush && file.good();  // proc(5)
 }
 
 void PageRanges::add(const void* data, size_t bytes) {

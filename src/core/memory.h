@@ -16,6 +16,12 @@ struct MachineMemory {
 /// 0 where the system does not say.
 MachineMemory machine_memory();
 
+/// The most memory that this process has had resident since reset_peak_memory(), in bytes; 0 where the system does not
+/// say. Linux alone can reset it.
+uint64_t peak_memory();
+/// Whether that is possible; gives back what the allocator holds without need, first.
+bool reset_peak_memory();
+
 /// Ranges of memory that will be read soon, to be asked for in as few calls as possible.
 class PageRanges {
  public:

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <vector>
+
 namespace turboquant {
 namespace {
 
@@ -12,6 +14,16 @@ TEST(MachineMemory, IsPlausible) {
   EXPECT_GT(memory.total, uint64_t{64} << 20);
   EXPECT_GT(memory.available, 0u);
   EXPECT_LE(memory.available, memory.total);
+}
+
+TEST(PeakMemory, CountsSinceTheReset) {
+  if (!reset_peak_memory()) GTEST_SKIP() << "this system does not say";
+  constexpr size_t kBytes = size_t{64} << 20;
+  const uint64_t before = peak_memory();
+  { const std::vector<char> memory(kBytes, 1); }
+  EXPECT_GE(peak_memory(), before + kBytes * 3 / 4);
+  ASSERT_TRUE(reset_peak_memory());
+  EXPECT_LT(peak_memory(), before + kBytes / 2);
 }
 
 TEST(PageRanges, NeighboursAreOneRange) {
