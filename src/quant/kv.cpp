@@ -42,6 +42,7 @@ constexpr std::array<int8_t, size_t{2} << bits> rounded(const double* levels) {
   const double unit = unit_of(levels, 2 << bits);
   for (size_t i = 0; i < table.size(); ++i) {
     const double x = levels[i] / unit;
+    // NOLINTNEXTLINE(bugprone-incorrect-roundings): std::lround cannot run at compile time
     table[i] = static_cast<int8_t>(x < 0 ? -static_cast<int>(0.5 - x) : static_cast<int>(x + 0.5));
   }
   return table;
