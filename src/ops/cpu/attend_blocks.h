@@ -245,6 +245,21 @@ void decode_side(KvSide side, int bits, const uint8_t* codes, int64_t dim, uint8
   decode_side<Codes, 2>(side, codes, dim, out);
 }
 
+// Each number of rows compiles all kernels anew, which takes minutes under a sanitizer: there, the most and single
+// ones.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kFewKernels = true;
+#else
+constexpr bool kFewKernels = false;
+#endif
+
+/// The rows from `r` on, so many at once as long as there are as many.
+template <class Codes, int kRows>
+void attend_rows_by(const AttendBlocks& a, const SpanSides& sides, int64_t r) {
+  for (; r + kRows <= a.rows; r += kRows) attend_blocks_rows<Codes, kRows>(a, sides, r);
+  if constexpr (kRows > 1) attend_rows_by<Codes, kFewKernels ? 1 : kRows - 1>(a, sides, r);
+}
+
 template <class Codes>
 void attend_blocks_any(const AttendBlocks& a) {
   SpanSides sides{a.key_bits, a.value_bits, {}, {}, a.panel != nullptr && a.rows > Codes::kMostRows};
@@ -264,17 +279,7 @@ void attend_blocks_any(const AttendBlocks& a) {
     decode(KvSide::keys, sides.key_bits, sides.keys, a.panel);
     decode(KvSide::values, sides.value_bits, sides.values, a.panel + a.count * kTokens * a.head_dim);
   }
-  int64_t r = 0;
-  if constexpr (Codes::kMostRows == 8) {
-    for (; r + 8 <= a.rows; r += 8) attend_blocks_rows<Codes, 8>(a, sides, r);
-    for (; r + 7 <= a.rows; r += 7) attend_blocks_rows<Codes, 7>(a, sides, r);
-    for (; r + 6 <= a.rows; r += 6) attend_blocks_rows<Codes, 6>(a, sides, r);
-    for (; r + 5 <= a.rows; r += 5) attend_blocks_rows<Codes, 5>(a, sides, r);
-  }
-  for (; r + 4 <= a.rows; r += 4) attend_blocks_rows<Codes, 4>(a, sides, r);
-  for (; r + 3 <= a.rows; r += 3) attend_blocks_rows<Codes, 3>(a, sides, r);
-  for (; r + 2 <= a.rows; r += 2) attend_blocks_rows<Codes, 2>(a, sides, r);
-  for (; r < a.rows; ++r) attend_blocks_rows<Codes, 1>(a, sides, r);
+  attend_rows_by<Codes, Codes::kMostRows>(a, sides, 0);
 }
 
 }  // namespace
