@@ -35,8 +35,9 @@ KvCacheOptions with_bits(KvCacheOptions options, const std::string& bits) {
 KvCache::State::State(std::shared_ptr<LanguageModel::State> of, const KvCacheOptions& kv)
     : model(std::move(of)), options(kv) {
   CacheOptions now = cache_options(options);
-  model->model->make_cache(now);  // what cannot be compressed later is said at once
-  if (options.start != 0) now.kv_bits = {};
+  cache = model->model->make_cache(now);  // what cannot be compressed later is said at once
+  if (options.start == 0) return;
+  now.kv_bits = {};
   cache = model->model->make_cache(now);
 }
 

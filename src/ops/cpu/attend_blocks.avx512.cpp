@@ -173,23 +173,6 @@ struct Codes512 {
       for (; tile + 2 <= tiles; tile += 2) value_tiles<kBits, kRows, 2>(a, sides, tile, rows);
     for (; tile < tiles; ++tile) value_tiles<kBits, kRows, 1>(a, sides, tile, rows);
   }
-
-  template <int kRows>
-  static void key_sums(int bits, const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows,
-                       const KeyFetch& fetch) {
-    if (bits == 4) return sum_keys<4, kRows>(keys, dim, token, rows, fetch);
-    if (bits == 3) return sum_keys<3, kRows>(keys, dim, token, rows, fetch);
-    if (bits == 2) return sum_keys<2, kRows>(keys, dim, token, rows, fetch);
-    sum_keys<8, kRows>(keys, dim, token, rows, fetch);
-  }
-
-  template <int kRows>
-  static void value_sums(const AttendBlocks& a, const SpanSides& sides, SpanRows<kRows>& rows) {
-    if (sides.value_bits == 4) return sum_values<4, kRows>(a, sides, rows);
-    if (sides.value_bits == 3) return sum_values<3, kRows>(a, sides, rows);
-    if (sides.value_bits == 2) return sum_values<2, kRows>(a, sides, rows);
-    sum_values<8, kRows>(a, sides, rows);
-  }
 };
 
 }  // namespace

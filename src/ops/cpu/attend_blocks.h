@@ -145,15 +145,30 @@ struct KeyFetch {
 };
 
 template <class Codes, int kRows>
+void key_sums(int bits, const uint8_t* keys, int64_t dim, int64_t token, SpanRows<kRows>& rows, const KeyFetch& fetch) {
+  if (bits == 4) return Codes::template sum_keys<4, kRows>(keys, dim, token, rows, fetch);
+  if (bits == 3) return Codes::template sum_keys<3, kRows>(keys, dim, token, rows, fetch);
+  if (bits == 2) return Codes::template sum_keys<2, kRows>(keys, dim, token, rows, fetch);
+  Codes::template sum_keys<8, kRows>(keys, dim, token, rows, fetch);
+}
+
+template <class Codes, int kRows>
+void value_sums(const AttendBlocks& a, const SpanSides& sides, SpanRows<kRows>& rows) {
+  if (sides.value_bits == 4) return Codes::template sum_values<4, kRows>(a, sides, rows);
+  if (sides.value_bits == 3) return Codes::template sum_values<3, kRows>(a, sides, rows);
+  if (sides.value_bits == 2) return Codes::template sum_values<2, kRows>(a, sides, rows);
+  Codes::template sum_values<8, kRows>(a, sides, rows);
+}
+
+template <class Codes, int kRows>
 void attend_blocks_rows(const AttendBlocks& a, const SpanSides& sides, int64_t first) {
   const int64_t dim = a.head_dim, side = kv_side_bytes(a.key_bits, dim);
   SpanRows<kRows> rows;
   for (int r = 0; r < kRows; ++r) rows.q[r] = a.q + (first + r) * dim;
   for (int64_t block = 0; block < a.count; ++block) {
     const uint8_t* next = sides.panel || a.fetched || block + 1 == a.count ? nullptr : a.blocks[block + 1];
-    Codes::template key_sums<kRows>(
-        sides.key_bits, sides.keys[block], dim, block * kTokens, rows,
-        {sides.panel ? nullptr : sides.values[block], next, kv_side_bytes(a.value_bits, dim), side});
+    key_sums<Codes, kRows>(sides.key_bits, sides.keys[block], dim, block * kTokens, rows,
+                           {sides.panel ? nullptr : sides.values[block], next, kv_side_bytes(a.value_bits, dim), side});
   }
   const auto result = [&](int r) { return a.results + (first + r) * (kKeyLanes + dim); };
 
@@ -201,7 +216,7 @@ void attend_blocks_rows(const AttendBlocks& a, const SpanSides& sides, int64_t f
     weight_sum[r] = Codes::split_weights(p, tokens, inverse, rows.weight[0][r], rows.weight[1][r]);
   }
 
-  Codes::template value_sums<kRows>(a, sides, rows);
+  value_sums<Codes, kRows>(a, sides, rows);
   for (int r = 0; r < kRows; ++r) {
     const Floats scale = Floats::all(factor[r]);
     for (int64_t d = 0; d < dim; d += kWidth)
