@@ -66,23 +66,27 @@ void encode_rows(const QuantSpec& spec, const float* w, int64_t begin, int64_t r
 
 }  // namespace
 
+void load_rows(const Tensor& w, const Rotation& rotation, int64_t begin, int64_t end, float* out) {
+  const int64_t rows = end - begin, cols = w.dim(1);
+  if (rotation && rotation.signs.elements() != cols)
+    throw Error("a rotation of width " + std::to_string(rotation.signs.elements()) +
+                " does not fit a matrix of width " + std::to_string(cols));
+  to_float(w.rows(begin, end), out);
+  check_finite(out, begin, rows, cols);
+  if (!rotation) return;
+  for (int64_t r = 0; r < rows; ++r) rotate(rotation, out + r * cols, out + r * cols);
+  check_finite(out, begin, rows, cols);
+}
+
 Weight quantize(const Tensor& w, const Rotation& rotation, const QuantSpec& spec, ThreadPool* pool) {
   const int64_t rows = w.dim(0), cols = w.dim(1);
   Weight weight = make_weight(spec, rows, cols);
   if (spec.qjl && spec.method == QuantSpec::Method::original) make_qjl(weight);
-  if (rotation && rotation.signs.elements() != cols)
-    throw Error("a rotation of width " + std::to_string(rotation.signs.elements()) +
-                " does not fit a matrix of width " + std::to_string(cols));
   const auto encode_chunks = [&](int64_t first, int64_t last) {
     std::vector<float> values(static_cast<size_t>(kChunkRows * cols));
     for (int64_t begin = first * kChunkRows; begin < std::min(rows, last * kChunkRows); begin += kChunkRows) {
       const int64_t count = std::min(kChunkRows, rows - begin);
-      to_float(w.rows(begin, begin + count), values.data());
-      check_finite(values.data(), begin, count, cols);
-      if (rotation) {
-        for (int64_t r = 0; r < count; ++r) rotate(rotation, values.data() + r * cols, values.data() + r * cols);
-        check_finite(values.data(), begin, count, cols);
-      }
+      load_rows(w, rotation, begin, begin + count, values.data());
       encode_rows(spec, values.data(), begin, count, weight);
     }
   };

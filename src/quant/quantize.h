@@ -27,4 +27,7 @@ struct QuantSpec {
 /// values, so that the caller can put the tensor's name before it.
 Weight quantize(const Tensor& w, const Rotation& rotation, const QuantSpec& spec, ThreadPool* pool);
 
+/// Rows [begin, end) of w as every quantizer takes them: float [end - begin, cols], rotated. Errors as above.
+void load_rows(const Tensor& w, const Rotation& rotation, int64_t begin, int64_t end, float* out);
+
 }  // namespace turboquant

@@ -18,7 +18,7 @@ void tcq16_search_portable(int bits, EncodeBlock& block) { search_any<PortableSi
 namespace {
 
 // Below this the fp16 scale is 0 in any case, and the division by it may leave the range of a float.
-constexpr double kTinyScale = 1e-30;
+constexpr double kTinyUnit = 1e-30;
 
 void check_shape(int bits, int64_t rows, int64_t cols) {
   if (block_bytes(bits) == 0) throw Error("tiles of " + std::to_string(bits) + " bits do not exist: use 2, 3, 4 or 8");
@@ -29,19 +29,6 @@ void check_shape(int bits, int64_t rows, int64_t cols) {
 
 void check_encoder_bits(int bits) {
   if (bits != 2 && bits != 3 && bits != 4) throw Error("TCQ16 has 2, 3 or 4 bits, not " + std::to_string(bits));
-}
-
-uint16_t half_scale(double scale) {
-  const uint16_t half = float_to_half(static_cast<float>(scale));
-  if ((half & 0x7fffu) >= 0x7c00u) throw Error("contains values too large for an fp16 scale");
-  return half;
-}
-
-// RMS of a row in table units.
-double first_scale(int bits, const float* w, int64_t cols) {
-  double squares = 0;
-  for (int64_t i = 0; i < cols; ++i) squares += static_cast<double>(w[i]) * w[i];
-  return std::sqrt(squares / static_cast<double>(cols)) * tcq16_unit(bits);
 }
 
 using Search = void (*)(int bits, EncodeBlock& block);
@@ -56,12 +43,22 @@ Search search_for(CpuLevel level) {
   return tcq16_search_portable;
 }
 
+// Searches the group and packs it; rows from `rows` on get code 0.
+void encode_block(Search search, int bits, EncodeBlock& block, int rows, uint8_t* packed) {
+  search(bits, block);
+  for (int r = rows; r < kTileRows; ++r) {
+    block.index[r] = 0;
+    for (int t = 0; t < kGroup; ++t) block.codes[t][r] = 0;
+  }
+  pack_block(bits, block.codes, block.index, packed);
+}
+
 void encode_tile(Search search, int bits, const float* w, int rows, int64_t cols, uint8_t* blocks, uint16_t* scales) {
   double scale[kTileRows] = {}, dot[kTileRows] = {}, norm[kTileRows] = {};
   float inverse[kTileRows] = {};
   for (int r = 0; r < rows; ++r) {
-    scale[r] = first_scale(bits, w + r * cols, cols);
-    if (scale[r] > kTinyScale) inverse[r] = static_cast<float>(1.0 / scale[r]);
+    scale[r] = row_unit(bits, w + r * cols, cols);
+    if (scale[r] > 0) inverse[r] = static_cast<float>(1.0 / scale[r]);
   }
   EncodeBlock block{};
   for (int64_t g = 0; g < cols / kGroup; ++g, blocks += block_bytes(bits)) {
@@ -69,21 +66,61 @@ void encode_tile(Search search, int bits, const float* w, int rows, int64_t cols
       const float* group = w + r * cols + g * kGroup;
       for (int t = 0; t < kGroup; ++t) block.x[t][r] = group[slot_weight(t)] * inverse[r];
     }
-    search(bits, block);
+    encode_block(search, bits, block, rows, blocks);
     for (int r = 0; r < rows; ++r) {
       dot[r] += static_cast<double>(block.dot[r]);
       norm[r] += static_cast<double>(block.norm[r]);
     }
-    for (int r = rows; r < kTileRows; ++r) {
-      block.index[r] = 0;
-      for (int t = 0; t < kGroup; ++t) block.codes[t][r] = 0;
-    }
-    pack_block(bits, block.codes, block.index, blocks);
   }
-  for (int r = 0; r < rows; ++r) scales[r] = half_scale(scale[r] * dot[r] / std::max(norm[r], 1e-30));
+  for (int r = 0; r < rows; ++r) scales[r] = row_scale(scale[r] * dot[r] / std::max(norm[r], 1e-30));
 }
 
 }  // namespace
+
+double row_unit(int bits, const float* w, int64_t cols) {
+  double unit = 0;
+  if (bits == 8) {
+    float largest = 0;
+    for (int64_t i = 0; i < cols; ++i) largest = std::max(largest, std::fabs(w[i]));
+    unit = static_cast<double>(largest) / 127;
+  } else {
+    double squares = 0;
+    for (int64_t i = 0; i < cols; ++i) squares += static_cast<double>(w[i]) * w[i];
+    unit = std::sqrt(squares / static_cast<double>(cols)) * tcq16_unit(bits);
+  }
+  return unit > kTinyUnit ? unit : 0;
+}
+
+uint16_t row_scale(double scale) {
+  const uint16_t half = float_to_half(static_cast<float>(scale));
+  if ((half & 0x7fffu) >= 0x7c00u) throw Error("contains values too large for an fp16 scale");
+  return half;
+}
+
+void encode_group(int bits, const float* x, int64_t stride, int rows, uint8_t* packed, float* levels) {
+  if (bits == 8) {
+    int8_t q[kTileRows * kGroup] = {};
+    for (int i = 0; i < kGroup; ++i)
+      for (int r = 0; r < kTileRows; ++r) {
+        const float level = std::nearbyint(std::clamp(x[i * stride + r], -127.0F, 127.0F));
+        levels[i * stride + r] = level;
+        if (r < rows) q[r * kGroup + i] = static_cast<int8_t>(level);
+      }
+    return pack_int8_tile(q, 1, packed);
+  }
+  EncodeBlock block{};
+  for (int t = 0; t < kGroup; ++t)
+    std::copy(x + slot_weight(t) * stride, x + slot_weight(t) * stride + kTileRows, block.x[t]);
+  encode_block(search_for(cpu_level()), bits, block, rows, packed);
+  const int8_t* table = tcq16_table(bits);
+  const int8_t* shift = tcq16_shift(bits);
+  for (int t = 0; t < kGroup; ++t)
+    for (int r = 0; r < kTileRows; ++r) {
+      const int index = block.index[r], before = block.codes[(t + kGroup - 1) % kGroup][r] & 1;
+      levels[slot_weight(t) * stride + r] =
+          static_cast<float>(table[(index << bits) + block.codes[t][r]] + before * shift[index]);
+    }
+}
 
 void tcq16_encode_rows_at(CpuLevel level, int bits, const float* w, int64_t rows, int64_t cols, uint8_t* blocks,
                           uint16_t* scales) {
@@ -157,12 +194,12 @@ void tcq16_encode_rows_reference(int bits, const float* w, int64_t rows, int64_t
     const int64_t begin = tile * kTileRows, end = std::min(rows, begin + kTileRows);
     uint8_t* tile_blocks = blocks + tile * groups * block_bytes(bits);
     for (int64_t row = begin; row < end; ++row) {
-      const double scale = first_scale(bits, w + row * cols, cols);
+      const double scale = row_unit(bits, w + row * cols, cols);
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t group = (row - begin) * groups + g;
         double x[kGroup], least = std::numeric_limits<double>::infinity();
         for (int i = 0; i < kGroup; ++i)
-          x[i] = scale > kTinyScale ? static_cast<double>(w[row * cols + g * kGroup + i]) / scale : 0;
+          x[i] = scale > 0 ? static_cast<double>(w[row * cols + g * kGroup + i]) / scale : 0;
         for (int table = 0; table < 16; ++table) {
           uint8_t found[kGroup];
           const double error = tcq16_search(bits, table, x, found);
@@ -184,7 +221,7 @@ void tcq16_encode_rows_reference(int bits, const float* w, int64_t rows, int64_t
         dot += static_cast<double>(w[row * cols + i]) * level;
         norm += level * level;
       }
-      scales[row] = half_scale(dot / std::max(norm, 1e-30));
+      scales[row] = row_scale(dot / std::max(norm, 1e-30));
     }
   }
 }
@@ -216,9 +253,7 @@ void int8_encode_rows(const float* w, int64_t rows, int64_t cols, uint8_t* block
     std::fill(q.begin(), q.end(), int8_t{0});
     for (int64_t row = begin; row < std::min(rows, begin + kTileRows); ++row) {
       const float* x = w + row * cols;
-      float largest = 0;
-      for (int64_t i = 0; i < cols; ++i) largest = std::max(largest, std::fabs(x[i]));
-      scales[row] = half_scale(largest / 127.0F);
+      scales[row] = row_scale(row_unit(8, x, cols));
       const float scale = half_to_float(scales[row]);
       if (scale == 0) continue;
       int8_t* out = q.data() + (row - begin) * cols;

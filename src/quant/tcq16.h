@@ -39,6 +39,17 @@ Weight tcq16_encode(int bits, const float* w, int64_t rows, int64_t cols);
 void int8_encode_rows(const float* w, int64_t rows, int64_t cols, uint8_t* blocks, uint16_t* scales);
 Weight int8_encode(const float* w, int64_t rows, int64_t cols);
 
+/// What a row [cols] is divided by before it is searched: its RMS in table units (bits 2, 3, 4) or absmax / 127 (8). 0
+/// if no fp16 scale could hold it.
+double row_unit(int bits, const float* w, int64_t cols);
+/// A row's scale as it is stored, fp16; Error if it does not fit.
+uint16_t row_scale(double scale);
+
+/// One block by itself, for encoders that choose what to encode as they go (quant/ldlq.h). x: 16 columns of 16 rows,
+/// x[column * stride + row], divided by row_unit; bits 2, 3, 4 or 8. `packed`: block_bytes(bits), rows from `rows` on
+/// with code 0. levels: the integers of all 16 rows, laid out as x.
+void encode_group(int bits, const float* x, int64_t stride, int rows, uint8_t* packed, float* levels);
+
 /// Memory for a Weight of Kind::tiled, zeroed: data U8 [tiles, cols / 16, block bytes], scales F16 [rows]. Error for
 /// sizes that the tile layout does not have.
 Weight make_tiled(int bits, int64_t rows, int64_t cols);
