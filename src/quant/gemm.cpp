@@ -51,7 +51,7 @@ void gemm_at(CpuLevel level, const Gemm& product, ThreadPool* pool) {
       if (product.upper && j < i) continue;
       multiply({product.a + i, product.lda, product.b + j, product.ldb, product.c + i * product.ldc + j, product.ldc,
                 std::min(size, product.m - i), std::min(size, product.n - j), product.k, product.alpha,
-                scratch[0].values});
+                product.upper && i == j, scratch[0].values});
     }
   };
   const int64_t blocks = pieces(product.m, size) * columns;

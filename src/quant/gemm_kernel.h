@@ -22,6 +22,7 @@ struct GemmBlock {
   int64_t ldc;
   int64_t m, n, k;
   float alpha;
+  bool upper;     // tiles that lie below the diagonal of the block are left out
   float* packed;  // gemm_scratch(m, n, k) floats at a multiple of 64 bytes
 };
 
@@ -95,6 +96,7 @@ void multiply_block(const GemmBlock& block) {
     pack_panels<kHeight>(block.a + k * block.lda, block.lda, block.m, depth, a_panels);
     for (int64_t i = 0; i < block.m; i += kHeight)
       for (int64_t j = 0; j < block.n; j += kWidth) {
+        if (block.upper && j + kWidth <= i) continue;
         const float* a = a_panels + i / kHeight * a_stride;
         const float* b = b_panels + j / kWidth * b_stride;
         float* c = block.c + i * block.ldc + j;
