@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 
 #include "convert/allocation.h"
@@ -17,17 +16,9 @@ namespace {
 constexpr std::array kLinearBits = {2, 3, 4, 8};
 constexpr std::array kHeadBits = {4, 8};
 
-// Layers by the highest number in "model.layers.N.".
 int64_t layers_of(const Checkpoint& source) {
-  constexpr std::string_view kLayers = ".layers.";
   int64_t count = 0;
-  for (const TensorInfo& tensor : source.tensors()) {
-    const size_t at = tensor.name.find(kLayers);
-    int64_t layer = -1;
-    if (at != tensor.name.npos)
-      std::from_chars(tensor.name.data() + at + kLayers.size(), tensor.name.data() + tensor.name.size(), layer);
-    count = std::max(count, layer + 1);
-  }
+  for (const TensorInfo& tensor : source.tensors()) count = std::max(count, layer_number(tensor.name) + 1);
   return count;
 }
 
@@ -42,7 +33,13 @@ uint64_t bytes_of(const std::vector<TensorInfo>& tensors) {
   return bytes;
 }
 
-double megabytes(uint64_t bytes) { return static_cast<double>(bytes) * 1e-6; }
+// "9.01 GB", rounded up: as much is enough.
+std::string size_text(uint64_t bytes) {
+  const bool large = bytes >= 1'000'000'000;
+  if (bytes < 1'000'000) return fmt::format("{} bytes", bytes);
+  return fmt::format("{:.2f} {}", std::ceil(static_cast<double>(bytes) * (large ? 1e-7 : 1e-4)) / 100,
+                     large ? "GB" : "MB");
+}
 
 }  // namespace
 
@@ -97,9 +94,8 @@ ConversionSpec Conversion::spend(const Checkpoint& source, ConversionSpec spec) 
   if (whole) {
     const uint64_t smallest = SafetensorsWriter::bytes_on_disk(least.outputs(), metadata);
     if (smallest > budget.bytes)
-      throw Error(where + fmt::format(": --target-size of {:.1f} MB is too small: the fewest bits{} take {:.1f} MB",
-                                      megabytes(budget.bytes), spec.bits_for.empty() ? "" : " beside the given rules",
-                                      std::ceil(10 * megabytes(smallest)) / 10));
+      throw Error(where + ": --target-size of " + size_text(budget.bytes) + " is too small: the fewest bits" +
+                  (spec.bits_for.empty() ? "" : " beside what --bits-for fixes") + " take " + size_text(smallest));
     left = budget.bytes - (smallest - least_bytes(units));
   } else {
     const auto a_bit = static_cast<double>(at_3_bits - at_2_bits);

@@ -10,6 +10,9 @@ namespace turboquant {
 /// The relative squared error of Gaussian weights in TCQ16 of 2, 3 or 4 bits, and in int8 rows (8); 0 for 16.
 double squared_error(int bits);
 
+/// 7 of "model.layers.7.mlp.up_proj"; -1 if the name is of no layer.
+int64_t layer_number(std::string_view name);
+
 /// What a module, or the experts' stack of a layer, costs if it alone has 3 bits in TCQ16: the KL divergence a token to
 /// the plain model, in nats, as SmolLM2-135M showed it (docs/precision.md has the table and how it was measured). Of a
 /// model of `n_layers` layers. The same whatever the size of the matrix: what counts is the relative error of its
