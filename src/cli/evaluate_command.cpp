@@ -111,14 +111,14 @@ void add_evaluate(CLI::App& app) {
                                    options.target_bytes.push_back(parse_size("--target-size", text, 1));
                                },
                                "Rows of tcq16 of these sizes, as in convert; then rows of bits only with --bits")
-                           ->type_name("SIZE ...");
+                           ->type_name("SIZE");
   CLI::Option* formats =
       command->add_option("--formats", options.formats, "tcq16, original (or mlx), affine")->capture_default_str();
   command
       ->add_option("--group-size,-g", options.group_size,
                    "Groups of the original's format and of affine: 32, 64 or 128")
       ->capture_default_str();
-  command->add_option("--head-bits", options.head_bits, "Embedding and head of tcq16 rows: 4, 8 or 16")
+  command->add_option("--head-bits", options.head_bits, "Embedding and head of the tcq16 rows of --bits: 4, 8 or 16")
       ->capture_default_str();
   add_precision_options(*command, options.bits_for, options.preset);
   command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
