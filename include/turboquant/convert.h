@@ -15,13 +15,19 @@ struct ConvertOptions {
   std::string revision;          ///< of a model on the hub: branch, tag or commit; empty: main
   std::string output;            ///< folder to make; must not exist
   std::string format = "tcq16";  ///< "tcq16", or the format of turboquant-mlx: "mlx" or "original"
-  int bits = 3;                  ///< of linear layers: 2, 3 or 4
-  int group_size = 64;           ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
-  int head_bits = 8;             ///< of embedding and head in TCQ16: 8, or 16 to leave them
+  /// Of linear layers: 2, 3, 4 or 8, or in TCQ16 any average from 2 to 8: then each matrix (all experts' matrices of
+  /// one kind of a layer together) gets 2, 3, 4 or 8 bits, whatever loses least, and the linear layers take at most the
+  /// bytes that they would take at `bits` bits a code. Matrices that bits_for fixes count.
+  double bits = 3;
+  /// Instead of `bits` and `head_bits`, of TCQ16: the size of the files of weights, at most. Embedding and head get 4
+  /// or 8 bits, linear layers 2, 3, 4 or 8, whatever loses least. 0: none.
+  uint64_t target_bytes = 0;
+  int group_size = 64;  ///< of the original's format: 32, 64 or 128 (TCQ16 has groups of 16)
+  int head_bits = 8;    ///< of embedding and head in TCQ16: 4, 8, or 16 to leave them
   /// "GLOB=BITS": matrices whose Hugging Face name matches get 2, 3, 4 or 8 bits, or stay as they are (16). Later ones
   /// win. In the original's format: 16 alone. Norms, routers and the gates of shared experts always stay.
   std::vector<std::string> bits_for;
-  std::string preset;                 ///< a recommended mix on top of `bits`, before bits_for: "dense", "moe"; or none
+  std::string preset;                 ///< a recommended mix on top of 2, 3 or 4 `bits`, before bits_for: "dense", "moe"
   std::string rotation = "hadamard";  ///< "hadamard", "blockwise_hadamard" (the same) or "none"
   uint64_t rotation_seed = 42;        ///< of the random signs
   uint32_t python_hash_seed = 0;      ///< of the original's format: the PYTHONHASHSEED that its signs depend on, too

@@ -14,7 +14,9 @@ namespace turboquant {
 struct EvaluateOptions {
   std::string model;     ///< folder, .gguf file, or org/name on the hub; a converted folder is evaluated as it is
   std::string revision;  ///< of a model on the hub: branch, tag or commit; empty: main
-  std::vector<int> bits = {2, 3, 4};
+  /// Rows of each format; averages as in ConvertOptions, and 8, are rows of TCQ16 alone.
+  std::vector<double> bits = {2, 3, 4};
+  std::vector<uint64_t> target_bytes;  ///< rows of TCQ16 of these sizes, as in ConvertOptions
   std::vector<std::string> formats = {"tcq16", "original", "affine"};
   int group_size = 64;                ///< of the original's format and of affine quantization
   int head_bits = 8;                  ///< of embedding and head in TCQ16 rows
@@ -44,9 +46,10 @@ struct EvaluateOptions {
 
 /// One row of the table: the model in one format against the baseline, on the same tokens.
 struct EvaluateRow {
-  std::string config;  ///< "FP16", "TCQ16 3-bit", "TCQ16 3-bit mixed", "TurboQuant 3-bit", "TurboQuant 3+QJL", ...
-  std::string format;  ///< "none", "tcq16", "original", "original+qjl", "affine"
-  int bits = 16;
+  /// "FP16", "TCQ16 3-bit", "TCQ16 3.25-bit", "TCQ16 60.0 MB", "TCQ16 3-bit mixed", "TurboQuant 3-bit", ...
+  std::string config;
+  std::string format;         ///< "none", "tcq16", "original", "original+qjl", "affine"
+  double bits = 16;           ///< as asked for; of a row of a size the bits a weight of the whole
   std::string kv = "fp16";    ///< precision of the KV cache
   double kv_token_bytes = 0;  ///< of the KV cache after a window, a token
   /// Mean cosine of keys and of values to those of fp16, on the first window: of all tokens, and of compressed ones.

@@ -5,8 +5,10 @@
 #include <spdlog/spdlog.h>
 
 #include <charconv>
+#include <cmath>
 #include <csignal>
 #include <new>
+#include <nlohmann/json.hpp>
 
 #include "core/interrupt.h"
 #include "core/progress.h"
@@ -67,10 +69,49 @@ void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for
       ->allow_extra_args(false);
   command.add_option(
       "--preset", preset,
-      "A mix on top of --bits; --bits-for wins over it. dense: v, o and down get a bit more (of 4 bits: v gets "
+      "A mix on top of 2, 3 or 4 --bits; --bits-for wins over it. dense: v, o and down get a bit more (of 4 bits: v "
+      "gets "
       "8); measured on SmolLM2-135M: at 3 bits +0.38 bits a weight for 0.40 of the KL divergence, at 4 "
       "bits +0.12 for 0.71. moe: attention and shared experts get 8 bits, experts stay at --bits; there: "
       "attention alone, at 3 bits, 0.54 of the KL divergence");
+}
+
+CLI::Option* add_target_size_option(CLI::App& command, uint64_t& bytes) {
+  return command
+      .add_option_function<std::string>(
+          "--target-size", [&bytes](const std::string& text) { bytes = parse_size("--target-size", text, 1); },
+          "Instead of --bits and --head-bits: the size of all weights on disk at most, such as 9GB, 700 MB, 1.5GiB, or "
+          "bytes. Linear layers get 2, 3, 4 or 8 bits, embedding and head 4 or 8, whatever loses least; what "
+          "--bits-for says stands and counts")
+      ->type_name("SIZE");
+}
+
+uint64_t parse_size(const std::string& option, const std::string& text, double alone) {
+  const auto refuse = [&] { return UsageError(option + " " + quote(text) + ": give a size such as 48GB or 45GiB"); };
+  size_t end = 0;
+  double value = 0;
+  try {
+    value = std::stod(text, &end);
+  } catch (const std::exception&) {
+    throw refuse();
+  }
+  std::string unit = text.substr(end);
+  unit.erase(0, std::min(unit.find_first_not_of(' '), unit.size()));
+  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  double factor = unit.empty() ? alone : unit == "b" ? 1 : 0;
+  for (const auto& [letter, power] : {std::pair{'k', 1}, std::pair{'m', 2}, std::pair{'g', 3}, std::pair{'t', 4}}) {
+    const std::string start(1, letter);
+    if (unit == start || unit == start + "b") factor = std::pow(1000.0, power);
+    if (unit == start + "ib") factor = std::pow(1024.0, power);
+  }
+  const double bytes = value * factor;
+  if (!(bytes >= 1) || bytes > 1e18) throw refuse();
+  return static_cast<uint64_t>(bytes);
+}
+
+nlohmann::ordered_json json_number(double value) {
+  if (value == std::floor(value) && std::abs(value) < 0x1p53) return static_cast<int64_t>(value);
+  return value;
 }
 
 void add_threads_option(CLI::App& command, int& threads) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -30,6 +32,8 @@ CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string
                               const std::string& names = "--model,--hf-path");
 void add_threads_option(CLI::App& command, int& threads);
 void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for, std::string& preset);
+/// --target-size of one conversion.
+CLI::Option* add_target_size_option(CLI::App& command, uint64_t& bytes);
 /// --preload and --lock
 void add_memory_options(CLI::App& command, bool& preload, bool& lock);
 void add_cache_dtype_option(CLI::App& command, KvCacheOptions& kv);
@@ -42,6 +46,13 @@ void add_kv_start_option(CLI::App& command, KvCacheOptions& kv, bool prompt);
 
 /// A line on standard error: "[info] ..." unless --quiet.
 void message(const std::string& line);
+
+/// Bytes of "48GB", "48g", "1.5 TB", "700 kB" (powers of 1000), "45GiB" (of 1024), or a number alone, in units of
+/// `alone` bytes. UsageError names the option.
+uint64_t parse_size(const std::string& option, const std::string& text, double alone);
+
+/// 3 of 3.0: without a decimal point where there is nothing behind it.
+nlohmann::ordered_json json_number(double value);
 
 /// Creates FILE from JSON rows, one object a line in an array.
 void write_json_rows(const std::string& path, const std::vector<std::string>& rows);

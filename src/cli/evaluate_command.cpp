@@ -79,7 +79,7 @@ nlohmann::ordered_json json_row(const EvaluateOptions& options, const EvaluateRo
                {"quantize_s", row.quantize_s},
                {"evaluate_s", row.evaluate_s},
                {"tokens_scored", row.tokens_scored}});
-  json["bits"] = row.bits;
+  json["bits"] = json_number(row.bits);
   return json;
 }
 
@@ -99,14 +99,26 @@ void add_evaluate(CLI::App& app) {
   options.texts = {kDefaultText};
   add_model_option(*command, options.model, options.revision);
   CLI::Option* bits =
-      command->add_option("--bits,-b", options.bits, "Bit widths, each in every format")->capture_default_str();
+      command
+          ->add_option("--bits,-b", options.bits,
+                       "Rows of so many bits, each in every format; 8, and averages such as 3.25, in tcq16 alone")
+          ->capture_default_str();
+  CLI::Option* sizes = command
+                           ->add_option_function<std::vector<std::string>>(
+                               "--target-size",
+                               [&options](const std::vector<std::string>& texts) {
+                                 for (const std::string& text : texts)
+                                   options.target_bytes.push_back(parse_size("--target-size", text, 1));
+                               },
+                               "Rows of tcq16 of these sizes, as in convert; then rows of bits only with --bits")
+                           ->type_name("SIZE");
   CLI::Option* formats =
       command->add_option("--formats", options.formats, "tcq16, original (or mlx), affine")->capture_default_str();
   command
       ->add_option("--group-size,-g", options.group_size,
                    "Groups of the original's format and of affine: 32, 64 or 128")
       ->capture_default_str();
-  command->add_option("--head-bits", options.head_bits, "Embedding and head of tcq16 rows: 8 or 16")
+  command->add_option("--head-bits", options.head_bits, "Embedding and head of the tcq16 rows of --bits: 4, 8 or 16")
       ->capture_default_str();
   add_precision_options(*command, options.bits_for, options.preset);
   command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
@@ -138,7 +150,7 @@ void add_evaluate(CLI::App& app) {
   CLI::Option* points =
       command->add_option("--plot-points", state->points, "Points to draw beside: a CSV file of lines NAME,BITS,KL");
   CLI::Option* needle = add_needle_options(*command, state->needle, state->ask_needle);
-  for (CLI::Option* other : {bits, formats, samples, window, text, points}) needle->excludes(other);
+  for (CLI::Option* other : {bits, sizes, formats, samples, window, text, points}) needle->excludes(other);
   command->add_option("--output,-o", state->output, "Write the rows as turboquant-mlx's evaluate does");
   add_threads_option(*command, options.threads);
   add_memory_options(*command, options.preload, options.lock);
@@ -160,7 +172,8 @@ void add_evaluate(CLI::App& app) {
       run_needle(keys, state->json, state->plot);
       return;
     }
-    if (!options.kv_bits.empty() && bits->count() == 0) options.bits.clear();  // asked for the cache, not for weights
+    const bool other_rows = !options.kv_bits.empty() || !options.target_bytes.empty();
+    if (other_rows && bits->count() == 0) options.bits.clear();  // asked for these
     options.on_message = message;
     options.qjl = !state->no_qjl;
     if (state->no_affine) std::erase(options.formats, "affine");

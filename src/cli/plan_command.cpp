@@ -19,33 +19,10 @@ std::string size_text(uint64_t bytes) {
   return fmt::format("{:>8.2f} {}", static_cast<double>(bytes) * (large ? 1e-9 : 1e-6), large ? "GB" : "MB");
 }
 
-// "48GB", "48g", "1.5 TB" (powers of 1000), "45GiB" (of 1024); a number alone is in GB.
-uint64_t parse_memory(const std::string& text) {
-  const auto refuse = [&] { return UsageError("--ram " + quote(text) + ": give a size such as 48GB or 45GiB"); };
-  size_t end = 0;
-  double value = 0;
-  try {
-    value = std::stod(text, &end);
-  } catch (const std::exception&) {
-    throw refuse();
-  }
-  std::string unit = text.substr(end);
-  unit.erase(0, std::min(unit.find_first_not_of(' '), unit.size()));
-  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  double factor = 0;
-  for (const auto& [letter, power] : {std::pair{'m', 2}, std::pair{'g', 3}, std::pair{'t', 4}}) {
-    const std::string start(1, letter);
-    if (unit == start || unit == start + "b") factor = std::pow(1000.0, power);
-    if (unit == start + "ib") factor = std::pow(1024.0, power);
-  }
-  if (unit.empty()) factor = 1e9;
-  const double bytes = value * factor;
-  if (!(bytes >= 1e6) || bytes > 1e18) throw refuse();
-  return static_cast<uint64_t>(bytes);
-}
-
 std::string weights_name(const WeightPlan& weights) {
-  return weights.bits == 16 ? "as they are" : fmt::format("--bits {}", weights.bits);
+  return weights.bits == 16  ? "as they are"
+         : weights.bits == 0 ? "target size"
+                             : fmt::format("--bits {}", weights.bits);
 }
 
 void print_kv_lengths(const Plan& plan) {
@@ -111,7 +88,7 @@ nlohmann::ordered_json json_of(const Plan& plan) {
                                  {"compressed", plan.compressed},
                                  {"context", options.context},
                                  {"parallel", options.parallel},
-                                 {"bits", options.bits},
+                                 {"bits", json_number(plan.chosen.bits)},
                                  {"kv_bits", to_string(options.kv.kv_bits)},
                                  {"kv_keep_layers", options.kv.keep_layers},
                                  {"weight_bytes", plan.chosen.bytes},
@@ -126,7 +103,7 @@ nlohmann::ordered_json json_of(const Plan& plan) {
   if (plan.available > 0) json["available_bytes"] = plan.available;
   for (const WeightPlan& weights : plan.weights)
     json["weights"].push_back(
-        {{"bits", weights.bits}, {"bytes", weights.bytes}, {"bits_per_weight", weights.bits_per_weight}});
+        {{"bits", json_number(weights.bits)}, {"bytes", weights.bytes}, {"bits_per_weight", weights.bits_per_weight}});
   for (const auto& [bits, bytes] : plan.kv_choices)
     json["kv_cache"].push_back({{"kv_bits", to_string(bits)}, {"bytes", bytes}});
   for (const KvLength& row : plan.kv_lengths)
@@ -163,13 +140,17 @@ void add_plan(CLI::App& app) {
   command->add_option("--parallel", options.parallel, "Sequences at a time")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
-  command
-      ->add_option("--bits,-b", options.bits,
-                   "Weights: 2, 3 or 4 after conversion, 16 as they are; default: 3, or as they are if compressed")
-      ->check(CLI::IsMember({2, 3, 4, 16}));
-  command->add_option("--head-bits", options.head_bits, "Embedding and head after conversion: 8 or 16")
-      ->capture_default_str()
-      ->check(CLI::IsMember({8, 16}));
+  CLI::Option* bits =
+      command
+          ->add_option(
+              "--bits,-b", options.bits,
+              "Weights: 2 to 8 after conversion, decimals as in convert, 16 as they are; default: 3, or as they are if "
+              "compressed")
+          ->check(CLI::Range(2.0, 16.0));
+  CLI::Option* head =
+      command->add_option("--head-bits", options.head_bits, "Embedding and head after conversion: 4, 8 or 16")
+          ->capture_default_str();
+  add_target_size_option(*command, options.target_bytes)->excludes(bits)->excludes(head);
   add_precision_options(*command, options.bits_for, options.preset);
   add_kv_options(*command, state->kv);
   command->add_option("--ram", state->ram, "Memory to fit in, such as 48GB or 45GiB; default: of this machine");
@@ -179,7 +160,7 @@ void add_plan(CLI::App& app) {
     state->options.kv = cache_options(state->kv);
     state->options.context = *std::max_element(state->context.begin(), state->context.end());
     if (state->context.size() > 1) state->options.kv_lengths = state->context;
-    if (!state->ram.empty()) state->options.ram = parse_memory(state->ram);
+    if (!state->ram.empty()) state->options.ram = parse_size("--ram", state->ram, 1e9);
     const Plan plan = make_plan(*open_for_plan(state->model, state->revision, message), state->options);
     if (state->json)
       fmt::print("{}\n", json_of(plan).dump(2));

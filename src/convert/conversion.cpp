@@ -37,11 +37,16 @@ const Checkpoint& not_compressed(const Checkpoint& source) {
 
 }  // namespace
 
+std::map<std::string, std::string> file_metadata(QuantSpec::Method method) {
+  return {{"format", method == QuantSpec::Method::tcq16 ? "turboquant" : "mlx"}};
+}
+
 Conversion::Conversion(const Checkpoint& source, const ConversionSpec& spec)
     : source_(not_compressed(source)),
-      spec_(spec),
-      precision_(source, spec.linear.method, spec.linear.bits,
-                 spec.linear.method == QuantSpec::Method::tcq16 ? spec.head_bits : spec.linear.bits, spec.bits_for) {
+      spec_(spec.budget && !spec.allocation ? spend(source, spec) : spec),
+      precision_(source, spec_.linear.method, spec_.linear.bits,
+                 spec_.linear.method == QuantSpec::Method::tcq16 ? spec_.head_bits : spec_.linear.bits, spec_.bits_for,
+                 spec_.allocation) {
   if (spec_.linear.method != QuantSpec::Method::tcq16) layout_.emplace(source);
   if (spec_.linear.method == QuantSpec::Method::original && !layout_->note().empty())
     warnings_.push_back(layout_->note());
@@ -105,6 +110,8 @@ void Conversion::plan(Item& item) {
       dims.insert(dims.begin(), count);
       output.shape = Shape(dims);
     }
+  if (role == Role::linear)
+    weights_by_bits_[item.quant ? item.quant->bits : 16] += static_cast<uint64_t>(count * tensor.shape.elements());
   if (item.quant && role == Role::linear) {
     linear_layers_ += count;
     linear_weights_ += static_cast<uint64_t>(count * tensor.shape.elements());
@@ -149,6 +156,11 @@ std::optional<QuantSpec> Conversion::spec_for(const TensorInfo& tensor, Role rol
   return std::nullopt;
 }
 
+std::vector<TensorInfo> Conversion::tiled_outputs(const std::string& module, int64_t rows, int64_t cols, int bits) {
+  return {{module + ".weight", DType::u8, {tile_count(rows), cols / kGroup, block_bytes(bits)}},
+          {module + ".scales", DType::f16, {rows}}};
+}
+
 void Conversion::plan_quantized(Item& item, const QuantSpec& quant) {
   item.quant = quant;
   const int64_t rows = item.sources.front().shape[0], cols = item.sources.front().shape[1];
@@ -156,8 +168,7 @@ void Conversion::plan_quantized(Item& item, const QuantSpec& quant) {
   const int64_t scales = cols / quant.group_size;
   switch (quant.method) {
     case QuantSpec::Method::tcq16:
-      item.outputs = {{module + ".weight", DType::u8, {tile_count(rows), cols / kGroup, block_bytes(quant.bits)}},
-                      {module + ".scales", DType::f16, {rows}}};
+      item.outputs = tiled_outputs(module, rows, cols, quant.bits);
       item.site = input_site(module);
       break;
     case QuantSpec::Method::original:

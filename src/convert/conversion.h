@@ -20,8 +20,10 @@ namespace turboquant {
 
 struct ConversionSpec {
   QuantSpec linear;
-  int head_bits = 8;               // of embedding and head in TCQ16: 8, or 16 to leave them
+  int head_bits = 8;               // of embedding and head in TCQ16: 4, 8, or 16 to leave them
   std::vector<BitsRule> bits_for;  // matrices with other bits (in the original's format: 16 alone); the last match wins
+  std::optional<BitsBudget> budget;          // instead of linear.bits, and where it has bytes of head_bits
+  std::optional<BitsAllocation> allocation;  // what the budget was spent on; if none is given it is chosen
   bool rotate = true;
   uint64_t rotation_seed = 42;
   uint32_t python_hash_seed = 0;  // of path_hash()
@@ -31,8 +33,8 @@ struct ConversionSpec {
 /// All that a conversion writes, known from headers alone.
 class Conversion {
  public:
-  /// Error: the source is compressed already, has no linear layer that fits the format, or a rule for bits matches
-  /// nothing or gives what the format cannot hold.
+  /// Error: the source is compressed already, has no linear layer that fits the format, a rule for bits matches
+  /// nothing or gives what the format cannot hold, or a budget is too small.
   Conversion(const Checkpoint& source, const ConversionSpec& spec);
 
   /// The tensors to come, in no particular order.
@@ -45,6 +47,8 @@ class Conversion {
   uint64_t parameters() const { return parameters_; }
   /// Bits a weight of the compressed linear layers, without the signs that layers share.
   double bits_per_weight_linear() const;
+  /// Weights of linear layers by the bits that they get; 16: those that stay.
+  const std::map<int, uint64_t>& linear_weights_by_bits() const { return weights_by_bits_; }
 
   /// Takes a tensor of the result; called from several threads at a time.
   using Sink = std::function<void(const std::string&, const Tensor&)>;
@@ -63,6 +67,9 @@ class Conversion {
     std::vector<TensorInfo> outputs;
   };
 
+  // The spec with an allocation that keeps within its budget.
+  static ConversionSpec spend(const Checkpoint& source, ConversionSpec spec);
+  static std::vector<TensorInfo> tiled_outputs(const std::string& module, int64_t rows, int64_t cols, int bits);
   std::vector<Item> collect() const;
   void plan(Item& item);
   void plan_quantized(Item& item, const QuantSpec& quant);
@@ -81,8 +88,12 @@ class Conversion {
   std::map<std::string, int64_t> sites_;  // signs to write: name -> width
   std::vector<std::string> warnings_;
   int64_t linear_layers_ = 0;
+  std::map<int, uint64_t> weights_by_bits_;
   uint64_t parameters_ = 0, linear_weights_ = 0, linear_bytes_ = 0;
 };
+
+/// The files' metadata: whose format it is.
+std::map<std::string, std::string> file_metadata(QuantSpec::Method method);
 
 /// The result of a conversion held in memory, to be evaluated. Files come from `source`, which must outlive it.
 std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion, ThreadPool& pool);

@@ -25,10 +25,22 @@ namespace fs = std::filesystem;
 std::string model_card(const ConvertOptions& options, const ConvertResult& result) {
   const std::string name = fs::path(options.model).filename().string();
   return fmt::format(
-      "# {} in {} bits\n\n"
+      "# {} in {:.3g} bits\n\n"
       "Compressed with TurboQuant ({} format, {:.2f} bits a weight over the linear layers). Source: {}.\n\n"
       "    turboquant generate --model . --prompt \"Why is the sky blue?\"\n",
-      name, options.bits, options.format, result.bits_per_weight_linear, name);
+      name, options.target_bytes > 0 ? result.bits_per_weight : options.bits, options.format,
+      result.bits_per_weight_linear, name);
+}
+
+// "Bits of the linear layers' weights: 2 for 18.2%, 3 for 81.8%"
+std::string mix_text(const Conversion& conversion) {
+  uint64_t all = 0;
+  for (const auto& [bits, weights] : conversion.linear_weights_by_bits()) all += weights;
+  std::string text = "Bits of the linear layers' weights:";
+  for (const auto& [bits, weights] : conversion.linear_weights_by_bits())
+    text += fmt::format("{} {} for {:.1f}%", text.ends_with(':') ? "" : ",", bits,
+                        100 * static_cast<double>(weights) / static_cast<double>(all));
+  return text;
 }
 
 }  // namespace
@@ -60,16 +72,19 @@ ConvertResult convert(const ConvertOptions& options) {
   result.parameters = conversion.parameters();
   result.linear_layers = conversion.linear_layers();
   result.bits_per_weight_linear = conversion.bits_per_weight_linear();
-  say(fmt::format("Quantizing to {} bits ({:.3f} bits a weight with indices and scales), format {}, rotation {}",
-                  options.bits, result.bits_per_weight_linear, options.format, options.rotation));
+  say(fmt::format("Quantizing to {} ({:.3f} bits a weight with indices and scales), format {}, rotation {}",
+                  options.target_bytes > 0 ? fmt::format("{:.1f} MB", static_cast<double>(options.target_bytes) * 1e-6)
+                                           : fmt::format("{} bits", options.bits),
+                  result.bits_per_weight_linear, options.format, options.rotation));
+
+  if (spec.budget) say(mix_text(conversion));
 
   const nlohmann::json fingerprint = {version(), files_fingerprint(source->path()), conversion.config()["quantization"],
                                       options.dtype};
   const std::set<std::string> written = folder.begin(fingerprint.dump());
   if (!written.empty()) say(fmt::format("Resuming: {} tensors are written already", written.size()));
   if (folder.replaced()) say("Replacing an unfinished conversion (--resume goes on with one)");
-  SafetensorsWriter writer(folder.path(), conversion.outputs(),
-                           {{"format", options.format == "tcq16" ? "turboquant" : "mlx"}}, written);
+  SafetensorsWriter writer(folder.path(), conversion.outputs(), file_metadata(spec.linear.method), written);
   ThreadPool pool(options.threads);
   conversion.run(
       pool,

@@ -1,5 +1,7 @@
 #include "convert/options.h"
 
+#include <fmt/format.h>
+
 namespace turboquant {
 
 bool rotation_enabled(const std::string& rotation) {
@@ -8,7 +10,21 @@ bool rotation_enabled(const std::string& rotation) {
   throw UsageError("--rotation " + rotation + ": unknown; use hadamard, blockwise_hadamard or none");
 }
 
-QuantSpec quant_spec(const std::string& format, int bits, int group_size) {
+std::optional<BitsBudget> average_budget(double bits) {
+  if (bits == 2 || bits == 3 || bits == 4 || bits == 8) return std::nullopt;
+  BitsBudget budget;
+  budget.average_bits = bits;
+  return budget;
+}
+
+std::optional<BitsBudget> size_budget(uint64_t bytes) {
+  if (bytes == 0) return std::nullopt;
+  BitsBudget budget;
+  budget.bytes = bytes;
+  return budget;
+}
+
+QuantSpec quant_spec(const std::string& format, double bits, int group_size) {
   QuantSpec spec;
   if (format == "tcq16")
     spec.method = QuantSpec::Method::tcq16;
@@ -18,18 +34,33 @@ QuantSpec quant_spec(const std::string& format, int bits, int group_size) {
     spec.method = QuantSpec::Method::affine;
   else
     throw UsageError("--format " + format + ": unknown; use tcq16 or mlx");
-  if (bits < 2 || bits > 4) throw UsageError("--bits " + std::to_string(bits) + ": use 2, 3 or 4");
+  if (spec.method == QuantSpec::Method::tcq16) {
+    if (!(bits >= 2 && bits <= 8))
+      throw UsageError(fmt::format("--bits {}: use 2, 3, 4 or 8, or any average from 2 to 8 such as 3.25", bits));
+  } else if (bits != 2 && bits != 3 && bits != 4) {
+    throw UsageError(fmt::format("--bits {}: this format has 2, 3 or 4; averages are of --format tcq16", bits));
+  }
   if (group_size != 32 && group_size != 64 && group_size != 128)
     throw UsageError("--group-size " + std::to_string(group_size) + ": use 32, 64 or 128");
-  spec.bits = bits;
+  spec.bits = bits < 5 ? static_cast<int>(bits) : bits < 8 ? 4 : 8;
   spec.group_size = group_size;
   return spec;
 }
 
-std::vector<BitsRule> bits_rules(const std::string& preset, const std::vector<std::string>& bits_for, int bits) {
-  std::vector<BitsRule> rules = preset_rules(preset, bits);
-  for (const std::string& text : bits_for) rules.push_back(parse_bits_rule(text));
-  return rules;
+void check_head_bits(int bits) {
+  if (bits != 4 && bits != 8 && bits != 16)
+    throw UsageError("--head-bits " + std::to_string(bits) + ": use 4, 8, or 16 to leave embedding and head");
+}
+
+void set_precision(ConversionSpec& spec, std::optional<BitsBudget> budget, const std::string& preset,
+                   const std::vector<std::string>& bits_for) {
+  if (budget && !preset.empty())
+    throw UsageError("--preset " + preset + ": a mix on top of one number of bits; " +
+                     (budget->bytes > 0 ? "--target-size" : fmt::format("--bits {}", budget->average_bits)) +
+                     " chooses the bits of each matrix itself; leave --preset out");
+  spec.budget = std::move(budget);
+  spec.bits_for = preset_rules(preset, spec.linear.bits);
+  for (const std::string& text : bits_for) spec.bits_for.push_back(parse_bits_rule(text));
 }
 
 ConversionSpec conversion_spec(const ConvertOptions& options) {
@@ -43,16 +74,18 @@ ConversionSpec conversion_spec(const ConvertOptions& options) {
           "error, a QJL bit 0.57; leave it out, or use --format mlx");
     if (options.python_hash_seed != 0)
       throw UsageError("--python-hash-seed: of --format mlx only; signs in tcq16 depend on --rotation-seed alone");
+  } else if (options.target_bytes > 0) {
+    throw UsageError("--target-size: this format has one number of bits for the whole model; use --format tcq16");
   }
   spec.linear.qjl = options.use_qjl;
   spec.python_hash_seed = options.python_hash_seed;
-  if (options.head_bits != 8 && options.head_bits != 16)
-    throw UsageError("--head-bits " + std::to_string(options.head_bits) + ": use 8, or 16 to leave embedding and head");
+  check_head_bits(options.head_bits);
   spec.head_bits = options.head_bits;
   if (!options.preset.empty() && options.format != "tcq16")
     throw UsageError("--preset " + options.preset + ": this format has one number of bits for the whole model; use " +
                      "--format tcq16");
-  spec.bits_for = bits_rules(options.preset, options.bits_for, options.bits);
+  set_precision(spec, options.target_bytes > 0 ? size_budget(options.target_bytes) : average_budget(options.bits),
+                options.preset, options.bits_for);
   spec.rotate = rotation_enabled(options.rotation);
   spec.rotation_seed = options.rotation_seed;
   if (options.dtype == "float16")

@@ -42,7 +42,7 @@ std::vector<BitsRule> preset_rules(const std::string& preset, int bits) {
     // smallest of them, is worth.
     if (bits == 4) {
       raise("*.v_proj", 8);
-    } else {
+    } else if (bits < 4) {
       for (const char* glob : {"*.v_proj", "*.o_proj", "*.out_proj", "*.down_proj"}) raise(glob, bits + 1);
     }
   } else if (preset == "moe") {
@@ -55,8 +55,8 @@ std::vector<BitsRule> preset_rules(const std::string& preset, int bits) {
 }
 
 Precision::Precision(const Checkpoint& source, QuantSpec::Method method, int bits, int head_bits,
-                     std::vector<BitsRule> rules)
-    : rules_(std::move(rules)), bits_(bits), head_bits_(head_bits) {
+                     std::vector<BitsRule> rules, std::optional<BitsAllocation> allocation)
+    : rules_(std::move(rules)), allocation_(std::move(allocation)), bits_(bits), head_bits_(head_bits) {
   const std::string where = source.path().string();
   for (const BitsRule& rule : rules_) {
     if (!rule.required) continue;
@@ -73,13 +73,22 @@ Precision::Precision(const Checkpoint& source, QuantSpec::Method method, int bit
                        : " matches no tensor; names are those of Hugging Face, such as "
                          "model.layers.0.mlp.down_proj"));
   }
-  if (method == QuantSpec::Method::tcq16 && config_string_or(source.config(), where, "model_type", "") == "gpt_oss")
+  if (method == QuantSpec::Method::tcq16 && !allocation_ &&
+      config_string_or(source.config(), where, "model_type", "") == "gpt_oss")
     rules_.insert(rules_.begin(), {"*.self_attn.*", 8, false});
 }
 
-int Precision::bits(std::string_view tensor, Role role) const {
+const BitsRule* Precision::rule_of(std::string_view tensor) const {
   for (auto rule = rules_.rbegin(); rule != rules_.rend(); ++rule)
-    if (matches(rule->glob, tensor)) return rule->bits;
+    if (matches(rule->glob, tensor)) return &*rule;
+  return nullptr;
+}
+
+int Precision::bits(std::string_view tensor, Role role) const {
+  if (const BitsRule* rule = rule_of(tensor)) return rule->bits;
+  if (allocation_)
+    if (const auto found = allocation_->find(expert_stack(module_of(tensor))); found != allocation_->end())
+      return found->second;
   return base(role);
 }
 

@@ -103,17 +103,28 @@ void add_sizes(EvaluateRow& row, const Checkpoint& checkpoint) {
 struct Setting {
   QuantSpec quant;
   std::string title, format;
+  double bits = 0;  // as asked for; 0: a size
+  std::optional<BitsBudget> budget;
 };
 
 // In the original's order: each format with all bits, QJL after the plain rows.
 std::vector<Setting> settings_of(const EvaluateOptions& options) {
   std::vector<Setting> settings;
   const auto add = [&](const std::string& format, const char* title, const char* suffix, bool qjl) {
-    for (const int bits : options.bits) {
+    for (const double bits : options.bits) {
+      quant_spec("tcq16", bits, options.group_size);  // refuses what no format has
+      const bool of_all_formats = bits == 2 || bits == 3 || bits == 4;
+      if (format != "tcq16" && !of_all_formats) continue;
       QuantSpec quant = quant_spec(format, bits, options.group_size);
       quant.qjl = qjl;
-      settings.push_back({quant, fmt::format("{} {}{}", title, bits, suffix), format + (qjl ? "+qjl" : "")});
+      settings.push_back({quant, fmt::format("{} {}{}", title, bits, suffix), format + (qjl ? "+qjl" : ""), bits,
+                          average_budget(bits)});
     }
+    for (const uint64_t bytes : options.target_bytes)
+      if (format == "tcq16")
+        settings.push_back({quant_spec(format, 3, options.group_size),
+                            fmt::format("{} {:.1f} MB", title, static_cast<double>(bytes) * 1e-6), format, 0,
+                            size_budget(bytes)});
   };
   for (const std::string& format : options.formats) {
     const bool original = quant_spec(format, 3, options.group_size).method == QuantSpec::Method::original;
@@ -254,14 +265,22 @@ void check_options(const EvaluateOptions& options) {
   if (options.protocol != "original" && options.protocol != "llama.cpp")
     throw UsageError("--protocol " + options.protocol + ": use original or llama.cpp");
   if (options.texts.empty()) throw UsageError("--text: name a text file");
-  settings_of(options);
+  for (const Setting& setting : settings_of(options)) {
+    ConversionSpec spec;
+    spec.linear = setting.quant;
+    if (setting.format == "tcq16") set_precision(spec, setting.budget, options.preset, options.bits_for);
+  }
+  check_head_bits(options.head_bits);
   for (const std::string& bits : options.kv_bits) cache_options(with_bits(options.kv, bits));
   if (options.kv.start < 0)
     throw UsageError("--kv-start prompt: the windows of evaluate have no prompt; give a number");
-  bits_rules(options.preset, options.bits_for, 3);
-  if ((!options.bits_for.empty() || !options.preset.empty()) &&
-      std::find(options.formats.begin(), options.formats.end(), "tcq16") == options.formats.end())
-    throw UsageError("--bits-for and --preset need tcq16 among --formats: other rows have one number of bits");
+  if (std::find(options.formats.begin(), options.formats.end(), "tcq16") != options.formats.end()) return;
+  if (!options.bits_for.empty() || !options.preset.empty() || !options.target_bytes.empty())
+    throw UsageError(
+        "--bits-for, --preset and --target-size need tcq16 among --formats: other rows have one number of bits");
+  for (const double bits : options.bits)
+    if (average_budget(bits) || bits == 8)
+      throw UsageError(fmt::format("--bits {}: needs tcq16 among --formats: other rows have 2, 3 or 4", bits));
 }
 
 }  // namespace
@@ -328,7 +347,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
       ConversionSpec spec;
       spec.linear = setting.quant;
       spec.head_bits = options.head_bits;
-      if (setting.format == "tcq16") spec.bits_for = bits_rules(options.preset, options.bits_for, setting.quant.bits);
+      if (setting.format == "tcq16") set_precision(spec, setting.budget, options.preset, options.bits_for);
       spec.rotate = rotation_enabled(options.rotation);
       spec.rotation_seed = options.rotation_seed;
       spec.python_hash_seed = options.python_hash_seed;
@@ -338,12 +357,12 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
       candidate.row = source_row;
       candidate.row.config = setting.title + (spec.bits_for.empty() ? "" : " mixed");
       candidate.row.format = setting.format;
-      candidate.row.bits = setting.quant.bits;
       const auto start = Clock::now();
       candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
       candidate.row.quantize_s = seconds_since(start);
       candidate.model = load_model(*candidate.checkpoint, ops, model_options);
       add_sizes(candidate.row, *candidate.checkpoint);
+      candidate.row.bits = setting.bits > 0 ? setting.bits : candidate.row.bits_per_weight;
       say(fmt::format("{}: quantized in {:.1f} s, {:.1f} MB", candidate.row.config, candidate.row.quantize_s,
                       static_cast<double>(candidate.row.size_bytes) * 1e-6));
       candidates.push_back(std::move(candidate));

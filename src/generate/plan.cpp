@@ -1,5 +1,7 @@
 #include "generate/plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <map>
@@ -34,14 +36,15 @@ WeightPlan weights_as_they_are(const Summary& summary) {
   return {16, summary.all.bytes, summary.all.bits_per_weight(), ""};
 }
 
-WeightPlan converted_weights(const Checkpoint& source, int bits, const PlanOptions& options,
+// `bits` of 0: the size that was asked for.
+WeightPlan converted_weights(const Checkpoint& source, double bits, const PlanOptions& options,
                              const std::string& rule = "") {
   ConversionSpec spec;
-  spec.linear.bits = bits;
+  if (bits > 0) spec.linear = quant_spec("tcq16", bits, QuantSpec().group_size);
   spec.head_bits = options.head_bits;
   std::vector<std::string> rules = options.bits_for;
   if (!rule.empty()) rules.push_back(rule);
-  spec.bits_for = bits_rules(options.preset, rules, bits);
+  set_precision(spec, bits > 0 ? average_budget(bits) : size_budget(options.target_bytes), options.preset, rules);
   const Conversion conversion(source, spec);
   WeightPlan plan{bits, 0, 0, rule};
   for (const TensorInfo& tensor : conversion.outputs()) plan.bytes += tensor.bytes();
@@ -123,7 +126,7 @@ class Planner {
       if (cache(now.context, kv).kv < cache(now.context, now.kv.kv_bits).kv) shorter.push_back(kv);
     const auto text = [&](const WeightPlan& weights, KvBits kv) {
       std::string flags;
-      if (weights.bits != plan_.chosen.bits) flags = "--bits " + std::to_string(weights.bits);
+      if (weights.bits != plan_.chosen.bits) flags = fmt::format("--bits {}", weights.bits);
       if (!weights.bits_for.empty()) flags = "--bits-for '" + weights.bits_for + "'";
       if (kv != now.kv.kv_bits) flags += (flags.empty() ? "" : " ") + ("--kv-bits " + to_string(kv));
       return flags;
@@ -176,6 +179,8 @@ class Planner {
 }  // namespace
 
 Plan make_plan(const Checkpoint& checkpoint, const PlanOptions& options) {
+  if (options.bits != 0 && options.bits != 16) quant_spec("tcq16", options.bits, QuantSpec().group_size);
+  check_head_bits(options.head_bits);
   Plan plan;
   const std::string where = checkpoint.path().string();
   plan.model = where;
@@ -209,15 +214,21 @@ Plan make_plan(const Checkpoint& checkpoint, const PlanOptions& options) {
   plan.weights.push_back(weights_as_they_are(summarize(checkpoint)));
   const Checkpoint& source = plan.compressed ? *shapes : checkpoint;
   for (const int bits : kWeightBits) plan.weights.push_back(converted_weights(source, bits, options));
-  if (options.bits == 0) plan.options.bits = plan.compressed ? 16 : 3;
+  if (options.bits == 0 && options.target_bytes == 0) plan.options.bits = plan.compressed ? 16 : 3;
+  const auto is_asked_for = [&](const WeightPlan& weights) { return weights.bits == plan.options.bits; };
+  if (std::none_of(plan.weights.begin(), plan.weights.end(), is_asked_for))
+    plan.weights.push_back(converted_weights(source, plan.options.bits, options));
   for (const WeightPlan& weights : plan.weights)
-    if (weights.bits == plan.options.bits) plan.chosen = weights;
+    if (is_asked_for(weights)) plan.chosen = weights;
   // Attention that has more bits than the rest by default can have as many.
-  if (plan.architecture == "gpt_oss" && plan.chosen.bits < 8 && options.bits_for.empty())
+  if (const double bits = plan.chosen.bits;
+      plan.architecture == "gpt_oss" && (bits == 2 || bits == 3 || bits == 4) && options.bits_for.empty())
     plan.lighter.push_back(
-        converted_weights(source, plan.chosen.bits, options, "*.self_attn.*=" + std::to_string(plan.chosen.bits)));
+        converted_weights(source, bits, options, "*.self_attn.*=" + std::to_string(static_cast<int>(bits))));
   for (const WeightPlan& weights : plan.weights)
-    if (weights.bits < plan.chosen.bits && weights.bytes < plan.chosen.bytes) plan.lighter.push_back(weights);
+    if (weights.bytes < plan.chosen.bytes &&
+        (plan.chosen.bits == 0 ? weights.bits != 16 : weights.bits < plan.chosen.bits))
+      plan.lighter.push_back(weights);
 
   const MachineMemory machine = machine_memory();
   if (options.ram == 0) {

@@ -18,8 +18,10 @@ struct PlanOptions {
   int64_t context = 4096;           // tokens of each sequence
   std::vector<int64_t> kv_lengths;  // tokens of a sequence that the KV cache is counted at, too
   int64_t parallel = 1;             // sequences
-  int bits = 0;       // of the weights: 2, 3, 4 after conversion, 16 as they are; 0: 3, or as they are if compressed
-  int head_bits = 8;  // of embedding and head after conversion
+  double bits = 0;  // of the weights: 2 to 8 after conversion, as in ConvertOptions; 16 as they are; 0: 3, or as they
+                    // are if compressed
+  uint64_t target_bytes = 0;          // the same, as in ConvertOptions; 0: `bits`
+  int head_bits = 8;                  // of embedding and head after conversion
   std::vector<std::string> bits_for;  // of other matrices after conversion, as in ConvertOptions
   std::string preset;                 // the same
   CacheOptions kv;
@@ -28,7 +30,7 @@ struct PlanOptions {
 
 /// The weights at one precision.
 struct WeightPlan {
-  int bits = 0;  // 2, 3, 4: after conversion; 16: as they are
+  double bits = 0;  // 2 to 8: after conversion; 16: as they are; 0: of the size that was asked for
   uint64_t bytes = 0;
   double bits_per_weight = 0;
   std::string bits_for;  // a rule beside those of the options
@@ -47,7 +49,7 @@ struct Plan {
   uint64_t parameters = 0, active_parameters = 0;                  // active: those that a token meets
   uint64_t size_on_disk = 0;
   bool compressed = false;          // the weights are TurboQuant's or MLX's already
-  std::vector<WeightPlan> weights;  // as they are, then 4, 3, 2 bits
+  std::vector<WeightPlan> weights;  // as they are, then 4, 3, 2 bits; and what else was asked for
   WeightPlan chosen;
   std::vector<WeightPlan> lighter;  // than the chosen: what flags could choose, the least loss first
   PlanOptions options;              // bits and ram as they were chosen

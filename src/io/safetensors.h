@@ -72,11 +72,11 @@ class SafetensorsWriter {
 
   /// `folder` must exist (the caller's temporary folder). Throws Error: a name twice in the plan, no space, no
   /// permission.
-  SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
+  SafetensorsWriter(std::filesystem::path folder, const std::vector<TensorInfo>& plan,
                     const std::map<std::string, std::string>& metadata = {}, uint64_t shard_bytes = kShardBytes);
   /// The same where it may be interrupted and go on: everything that it wrote stays in the folder, and `written` names
   /// the tensors that an earlier writer of the same plan has added and synced there.
-  SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
+  SafetensorsWriter(std::filesystem::path folder, const std::vector<TensorInfo>& plan,
                     const std::map<std::string, std::string>& metadata, const std::set<std::string>& written,
                     uint64_t shard_bytes = kShardBytes);
   /// Removes everything that it wrote unless finish() succeeded, or it may go on.
@@ -93,6 +93,9 @@ class SafetensorsWriter {
   /// model-00001-of-0000N.safetensors; always writes model.safetensors.index.json (metadata.total_size,
   /// metadata.total_parameters, weight_map sorted; fillers are in neither), and syncs the folder.
   void finish(uint64_t total_parameters);
+  /// Bytes of all shards of such a plan, headers and fillers included.
+  static uint64_t bytes_on_disk(const std::vector<TensorInfo>& plan, const std::map<std::string, std::string>& metadata,
+                                uint64_t shard_bytes = kShardBytes);
   /// Bytes of the tensors added so far, by an earlier writer too.
   uint64_t bytes() const;
 

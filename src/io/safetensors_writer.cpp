@@ -95,6 +95,21 @@ std::string shard_name(size_t index, size_t count) {
   return name;
 }
 
+// A shard is full when the next tensor would pass `shard_bytes`.
+std::vector<std::vector<TensorInfo>> split_into_shards(const std::vector<TensorInfo>& plan, uint64_t shard_bytes) {
+  std::vector<std::vector<TensorInfo>> shards(1);
+  uint64_t used = 0;
+  for (const TensorInfo& info : plan) {
+    if (!shards.back().empty() && (info.bytes() > shard_bytes || used > shard_bytes - info.bytes())) {
+      shards.emplace_back();
+      used = 0;
+    }
+    used += info.bytes();
+    shards.back().push_back(info);
+  }
+  return shards;
+}
+
 }  // namespace
 
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors,
@@ -133,8 +148,8 @@ struct SafetensorsWriter::State {
     Progress progress = Progress::planned;
   };
 
-  State(std::filesystem::path target, std::vector<TensorInfo> plan, const std::map<std::string, std::string>& metadata,
-        uint64_t shard_bytes, OutputFile::Kind kind);
+  State(std::filesystem::path target, const std::vector<TensorInfo>& plan,
+        const std::map<std::string, std::string>& metadata, uint64_t shard_bytes, OutputFile::Kind kind);
   ~State();
   Entry& entry(std::string_view name);
 
@@ -148,23 +163,16 @@ struct SafetensorsWriter::State {
   bool finished = false;
 };
 
-SafetensorsWriter::State::State(std::filesystem::path target, std::vector<TensorInfo> plan,
+SafetensorsWriter::State::State(std::filesystem::path target, const std::vector<TensorInfo>& plan,
                                 const std::map<std::string, std::string>& metadata, uint64_t shard_bytes,
                                 OutputFile::Kind file_kind)
     : folder(std::move(target)), kind(file_kind) {
-  std::vector<std::vector<TensorInfo>> contents(1);
-  uint64_t used = 0;
-  for (TensorInfo& info : plan) {
+  for (const TensorInfo& info : plan) {
     check_plan(info, folder.string());
     if (!entries.emplace(info.name, Entry{.info = info}).second)
       throw Error(folder.string() + ": tensor " + quote(info.name) + " is planned twice");
-    if (!contents.back().empty() && (info.bytes() > shard_bytes || used > shard_bytes - info.bytes())) {
-      contents.emplace_back();
-      used = 0;
-    }
-    used += info.bytes();
-    contents.back().push_back(std::move(info));
   }
+  const std::vector<std::vector<TensorInfo>> contents = split_into_shards(plan, shard_bytes);
   for (size_t i = 0; i < contents.size(); ++i) {
     const auto path = folder / shard_name(i, contents.size());
     const Layout layout = lay_out(contents[i], metadata, path.string());
@@ -191,16 +199,14 @@ SafetensorsWriter::State::Entry& SafetensorsWriter::State::entry(std::string_vie
   return at->second;
 }
 
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path folder, const std::vector<TensorInfo>& plan,
                                      const std::map<std::string, std::string>& metadata, uint64_t shard_bytes)
-    : state_(std::make_unique<State>(std::move(folder), std::move(plan), metadata, shard_bytes,
-                                     OutputFile::Kind::fresh)) {}
+    : state_(std::make_unique<State>(std::move(folder), plan, metadata, shard_bytes, OutputFile::Kind::fresh)) {}
 
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path folder, std::vector<TensorInfo> plan,
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path folder, const std::vector<TensorInfo>& plan,
                                      const std::map<std::string, std::string>& metadata,
                                      const std::set<std::string>& written, uint64_t shard_bytes)
-    : state_(std::make_unique<State>(std::move(folder), std::move(plan), metadata, shard_bytes,
-                                     OutputFile::Kind::resumable)) {
+    : state_(std::make_unique<State>(std::move(folder), plan, metadata, shard_bytes, OutputFile::Kind::resumable)) {
   for (const std::string& name : written) {
     State::Entry& entry = state_->entry(name);
     entry.progress = State::Progress::written;
@@ -263,6 +269,14 @@ void SafetensorsWriter::finish(uint64_t total_parameters) {
   state_->final_files.push_back(index_path);
   sync_folder(state_->folder);
   state_->finished = true;
+}
+
+uint64_t SafetensorsWriter::bytes_on_disk(const std::vector<TensorInfo>& plan,
+                                          const std::map<std::string, std::string>& metadata, uint64_t shard_bytes) {
+  uint64_t bytes = 0;
+  for (const std::vector<TensorInfo>& shard : split_into_shards(plan, shard_bytes))
+    bytes += lay_out(shard, metadata, "").file_bytes;
+  return bytes;
 }
 
 uint64_t SafetensorsWriter::bytes() const { return state_->bytes; }

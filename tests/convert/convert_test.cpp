@@ -253,9 +253,10 @@ TEST(Convert, BadOptions) {
     const char* expected;
   };
   const Case cases[] = {
-      {[](ConvertOptions& o) { o.bits = 5; }, "--bits 5: use 2, 3 or 4"},
+      {[](ConvertOptions& o) { o.bits = 9; }, "--bits 9: use 2, 3, 4 or 8, or any average"},
       {[](ConvertOptions& o) { o.bits = 1; }, "--bits 1: use"},
-      {[](ConvertOptions& o) { o.bits = 8; }, "--bits 8: use"},
+      {[](ConvertOptions& o) { o.bits = std::nan(""); }, "--bits nan: use"},
+      {[](ConvertOptions& o) { o.bits = 5, o.format = "mlx"; }, "--bits 5: this format has 2, 3 or 4"},
       {[](ConvertOptions& o) { o.bits = -3; }, "--bits -3: use"},
       {[](ConvertOptions& o) { o.group_size = 48; }, "--group-size 48: use 32, 64 or 128"},
       {[](ConvertOptions& o) { o.group_size = 0; }, "--group-size 0"},
@@ -269,7 +270,7 @@ TEST(Convert, BadOptions) {
        "error"},
       {[](ConvertOptions& o) { o.python_hash_seed = 7; }, "--python-hash-seed: of --format mlx only"},
       {[](ConvertOptions& o) { o.format = "affine"; }, "--format affine: unknown; use tcq16 or mlx"},
-      {[](ConvertOptions& o) { o.head_bits = 4; }, "--head-bits 4: use 8, or 16"},
+      {[](ConvertOptions& o) { o.head_bits = 3; }, "--head-bits 3: use 4, 8, or 16"},
       {[](ConvertOptions& o) { o.output = ""; }, "no output folder given"},
   };
   for (const Case& c : cases) {

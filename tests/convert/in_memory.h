@@ -17,7 +17,7 @@
 namespace turboquant {
 
 /// A spec of tcq16, original or affine.
-inline ConversionSpec spec_of(const std::string& format, int bits, int group_size = 64) {
+inline ConversionSpec spec_of(const std::string& format, double bits, int group_size = 64) {
   ConversionSpec spec;
   spec.linear = quant_spec(format, bits, group_size);
   return spec;

@@ -20,7 +20,7 @@ namespace {
 ConversionSpec mixed(const std::vector<std::string>& bits_for, int bits = 3, const std::string& format = "tcq16",
                      const std::string& preset = "") {
   ConversionSpec spec = spec_of(format, bits);
-  spec.bits_for = bits_rules(preset, bits_for, bits);
+  set_precision(spec, {}, preset, bits_for);
   return spec;
 }
 

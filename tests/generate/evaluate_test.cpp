@@ -309,6 +309,23 @@ TEST_F(Evaluate, MixedBitsAreOfTcq16Rows) {
   EXPECT_THROW(evaluate(options_), UsageError);
 }
 
+TEST_F(Evaluate, AveragesAndSizesAreRowsOfTcq16) {
+  options_.bits = {3, 3.5};
+  options_.target_bytes = {700'000};
+  options_.formats = {"tcq16", "affine"};
+  options_.num_samples = 2;
+  const std::vector<EvaluateRow> rows = evaluate(options_);
+  ASSERT_EQ(rows.size(), 5u);
+  const char* names[] = {"FP16", "TCQ16 3-bit", "TCQ16 3.5-bit", "TCQ16 0.7 MB", "Affine 3-bit"};
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(rows[i].config, names[i]);
+  EXPECT_EQ(rows[2].bits, 3.5);
+  EXPECT_GT(rows[2].bits_per_weight_linear, rows[1].bits_per_weight_linear);
+  EXPECT_LE(rows[2].bits_per_weight_linear, rows[1].bits_per_weight_linear + 0.5);
+  EXPECT_LT(rows[2].kl, rows[1].kl);
+  EXPECT_LE(rows[3].size_bytes, 700'000u);
+  EXPECT_EQ(rows[3].bits, rows[3].bits_per_weight);
+}
+
 TEST_F(Evaluate, ProtocolOfLlamaCpp) {
   options_.protocol = "llama.cpp";
   options_.bits = {4};
@@ -358,9 +375,16 @@ TEST_F(Evaluate, BadOptions) {
       {[](EvaluateOptions& o) { o.texts = {}; }, "--text: name a text file"},
       {[](EvaluateOptions& o) { o.protocol = "other"; }, "--protocol other: use original or llama.cpp"},
       {[](EvaluateOptions& o) {
-         o.bits = {3, 5};
+         o.bits = {3, 1.5};
        },
-       "--bits 5: use 2, 3 or 4"},
+       "--bits 1.5: use 2, 3, 4 or 8, or any average from 2 to 8"},
+      {[](EvaluateOptions& o) {
+         o.bits = {3, 5}, o.formats = {"original"};
+       },
+       "--bits 5: needs tcq16 among --formats"},
+      {[](EvaluateOptions& o) { o.target_bytes = {1 << 20}, o.formats = {"affine"}; }, "--target-size need tcq16"},
+      {[](EvaluateOptions& o) { o.bits = {3.5}, o.preset = "dense"; }, "--preset dense: a mix on top of one number"},
+      {[](EvaluateOptions& o) { o.head_bits = 5; }, "--head-bits 5: use 4, 8, or 16"},
       {[](EvaluateOptions& o) { o.bits = {3}, o.group_size = 48; }, "--group-size 48"},
       {[](EvaluateOptions& o) { o.bits = {3}, o.formats = {"gptq"}; }, "--format gptq: unknown"},
       {[](EvaluateOptions& o) { o.bits = {3}, o.rotation = "spin"; }, "--rotation spin: unknown"},

@@ -38,6 +38,34 @@ TEST(Plan, WeightsAreThoseOfTheConversion) {
   }
 }
 
+TEST(Plan, AveragesAndSizes) {
+  PlanOptions options;
+  options.bits = 3.5;
+  const Plan average = plan_of("gpt-oss-20b", options);
+  ASSERT_EQ(average.weights.size(), 5u);  // beside 16, 4, 3 and 2
+  EXPECT_EQ(average.chosen.bits, 3.5);
+  EXPECT_EQ(average.chosen.bytes, average.weights.back().bytes);
+  EXPECT_LT(average.chosen.bytes, average.weights[1].bytes);
+  options.bits = 0;
+  options.target_bytes = 9'000'000'000;
+  options.ram = 8'500'000'000;
+  const Plan size = plan_of("gpt-oss-20b", options);
+  EXPECT_EQ(size.chosen.bits, 0);
+  EXPECT_LE(size.chosen.bytes, 9'000'000'000u);
+  EXPECT_GT(size.chosen.bytes, 8'950'000'000u);  // a stack of 32 experts is 33 MB a bit
+  EXPECT_FALSE(size.fits);
+  ASSERT_FALSE(size.flags.empty());
+  EXPECT_EQ(size.flags.front(), "--bits 2");
+  for (const double bits : {1.0, 5.5, 9.0, 17.0, -3.0}) {
+    PlanOptions bad;
+    bad.bits = bits;
+    if (bits == 5.5)
+      EXPECT_EQ(plan_of("gpt-oss-20b", bad).chosen.bits, 5.5);
+    else
+      EXPECT_THROW(plan_of("gpt-oss-20b", bad), UsageError) << bits;
+  }
+}
+
 TEST(Plan, OfConfigAloneAndOfHeadersAgreesWithTheCheckpoint) {
   const TempFolder temp;
   const auto folder = kTestData / "micro" / "qwen2_moe";

@@ -1,0 +1,76 @@
+#include "convert/allocation.h"
+
+#include <algorithm>
+
+#include "turboquant/error.h"
+
+namespace turboquant {
+namespace {
+
+// From a corner of a unit's hull to the next.
+struct Step {
+  size_t unit = 0;
+  AllocationOption to;
+  uint64_t bytes = 0;  // more
+  double saved = 0;    // loss, for each of these bytes
+};
+
+double slope(const AllocationOption& from, const AllocationOption& to) {
+  return (from.loss - to.loss) / static_cast<double>(to.bytes - from.bytes);
+}
+
+// The corners of the lower convex hull, from the smallest option on: bytes grow, and each byte saves less and less.
+std::vector<AllocationOption> hull(std::vector<AllocationOption> options) {
+  std::sort(options.begin(), options.end(), [](const AllocationOption& a, const AllocationOption& b) {
+    return a.bytes != b.bytes ? a.bytes < b.bytes : a.loss < b.loss;
+  });
+  std::vector<AllocationOption> corners;
+  for (const AllocationOption& option : options) {
+    if (!corners.empty() && option.loss >= corners.back().loss) continue;  // more bytes for nothing
+    while (corners.size() > 1 && slope(corners[corners.size() - 2], corners.back()) <= slope(corners.back(), option))
+      corners.pop_back();
+    corners.push_back(option);
+  }
+  return corners;
+}
+
+}  // namespace
+
+uint64_t least_bytes(std::span<const AllocationUnit> units) {
+  uint64_t total = 0;
+  for (const AllocationUnit& unit : units)
+    total += std::min_element(unit.options.begin(), unit.options.end(), [](const auto& a, const auto& b) {
+               return a.bytes < b.bytes;
+             })->bytes;
+  return total;
+}
+
+std::vector<int> allocate(std::span<const AllocationUnit> units, uint64_t budget) {
+  const uint64_t least = least_bytes(units);
+  if (budget < least)
+    throw Error("a budget of " + std::to_string(budget) + " bytes is too small: the fewest bits take " +
+                std::to_string(least));
+  std::vector<int> bits;
+  std::vector<Step> steps;
+  for (size_t i = 0; i < units.size(); ++i) {
+    const std::vector<AllocationOption> corners = hull(units[i].options);
+    bits.push_back(corners.front().bits);
+    for (size_t k = 1; k < corners.size(); ++k)
+      steps.push_back({i, corners[k], corners[k].bytes - corners[k - 1].bytes, slope(corners[k - 1], corners[k])});
+  }
+  // Stable: of equal slopes the first unit's comes first, and a unit's steps stay in their order.
+  std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.saved > b.saved; });
+  std::vector<bool> stopped(units.size(), false);  // a step of the unit did not fit: later ones start behind it
+  uint64_t left = budget - least;
+  for (const Step& step : steps) {
+    if (stopped[step.unit] || step.bytes > left) {
+      stopped[step.unit] = true;
+      continue;
+    }
+    left -= step.bytes;
+    bits[step.unit] = step.to.bits;
+  }
+  return bits;
+}
+
+}  // namespace turboquant
