@@ -14,6 +14,7 @@ import csv
 import ctypes
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -180,28 +181,34 @@ def quantize(source, target, kind, importance, threads):
     partial.rename(target)
 
 
+def shapes(path):
+    """Types and shapes of a file's tensors by name."""
+    import gguf
+
+    return {tensor.name: (tensor.tensor_type, tensor.shape) for tensor in gguf.GGUFReader(path).tensors}
+
+
 def sizes(plain, quantized):
     """Bits a weight of the unpadded weights, each tensor at the bits of its type: linear layers, the whole model."""
     import gguf
 
-    types = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(quantized).tensors}
     linear, all_, used = [0, 0], [0, 0], {}
-    for tensor in gguf.GGUFReader(plain).tensors:
-        elements, size = gguf.GGML_QUANT_SIZES[types[tensor.name]]
-        count = int(tensor.n_elements)
-        is_linear = tensor.name.startswith("blk.") and len(tensor.shape) == 2
+    for name, (_, shape) in plain.items():
+        kind = quantized[name][0]
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        count = math.prod(map(int, shape))
+        is_linear = name.startswith("blk.") and len(shape) == 2
         for sums in (linear, all_) if is_linear else (all_,):
             sums[0] += count * size / elements
             sums[1] += count
         if is_linear:
-            used.setdefault(types[tensor.name].name, 0)
-            used[types[tensor.name].name] += count
+            used[kind.name] = used.get(kind.name, 0) + count
     return {
         "bits_linear": 8 * linear[0] / linear[1],
         "bits": 8 * all_[0] / all_[1],
         "size_bytes": round(all_[0]),
         "types": ", ".join(f"{name} {100 * used[name] / linear[1]:.0f}%" for name in sorted(used)),
-        "embedding": types["token_embd.weight"].name,
+        "embedding": quantized["token_embd.weight"][0].name,
     }
 
 
@@ -265,8 +272,9 @@ def k_quants(work, plain, padded, ids, options, results):
                     scores[name].add(x[part], reference, window[part.start + 1 : part.stop + 1])
             so_far = ", ".join(f"{name} {score.row()['kl']:.3f}" for name, score in scores.items())
             print(f"window {i + 1} of {len(windows)}: {so_far}", flush=True)
+        unpadded = shapes(plain)
         for name in missing:
-            results[keys[name]] = scores[name].row() | sizes(plain, files[name])
+            results[keys[name]] = scores[name].row() | sizes(unpadded, shapes(files[name]))
     return keys
 
 
