@@ -8,6 +8,7 @@
 #include <csignal>
 #include <new>
 
+#include "cli/run_command.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "core/thread_pool.h"
