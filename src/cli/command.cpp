@@ -10,6 +10,7 @@
 #include <new>
 #include <nlohmann/json.hpp>
 
+#include "cli/run_command.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "core/thread_pool.h"

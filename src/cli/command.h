@@ -12,9 +12,6 @@
 
 namespace turboquant {
 
-/// Exit codes: 0, 1 (error), 2 (usage), 130 (Ctrl-C).
-int run_command(int argc, const char* const* argv);
-
 /// Each adds its subcommand; the callback runs it and throws Error.
 void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);

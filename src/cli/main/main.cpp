@@ -1,3 +1,3 @@
-#include "cli/command.h"
+#include "cli/run_command.h"
 
 int main(int argc, char** argv) { return turboquant::run_command(argc, argv); }
