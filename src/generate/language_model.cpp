@@ -5,7 +5,7 @@
 
 #include "core/interrupt.h"
 #include "generate/cache_file.h"
-#include "generate/sampler.h"
+#include "models/sampler.h"
 #include "generate/state.h"
 #include "generate/stop.h"
 #include "hub/hub.h"
@@ -44,12 +44,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 }  // namespace
-
-Tokenizer load_tokenizer(const Checkpoint& checkpoint) {
-  const std::optional<std::string> json = checkpoint.file("tokenizer.json");
-  if (!json) throw Error(checkpoint.path().string() + ": no tokenizer.json; copy it from the original model's folder");
-  return Tokenizer(*json, (checkpoint.path() / "tokenizer.json").string());
-}
 
 const Tokenizer& LanguageModel::State::tokenizer() {
   if (!loaded_tokenizer) loaded_tokenizer = std::make_unique<Tokenizer>(load_tokenizer(*checkpoint));

@@ -8,7 +8,7 @@
 #include "io/checkpoint.h"
 #include "models/model.h"
 #include "text/chat.h"
-#include "text/tokenizer.h"
+#include "text/load_tokenizer.h"
 #include "turboquant/kv_cache.h"
 #include "turboquant/language_model.h"
 
@@ -57,8 +57,6 @@ struct KvCache::State {
   Tensor compress_behind(const Tensor& logits);
 };
 
-/// tokenizer.json of a checkpoint. Error if there is none.
-Tokenizer load_tokenizer(const Checkpoint& checkpoint);
 
 /// Tokens of a step of prefill().
 inline constexpr int64_t kPrefillTokens = 512;

@@ -1,7 +1,6 @@
 #include "models/llama.h"
 
 #include "io/config.h"
-#include "models/batch.h"
 #include "models/experts.h"
 
 namespace turboquant {
@@ -33,13 +32,11 @@ AttentionParts parts_of(const std::string& architecture) {
 }  // namespace
 
 LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options)
-    : Model(model_info(checkpoint.config(), checkpoint.path().string()), std::move(ops), options),
-      rope_(checkpoint.config(), checkpoint.path().string(), info_.attention.head_dim),
-      eps_(static_cast<float>(config_positive(checkpoint.config(), checkpoint.path().string(), "rms_norm_eps", 1e-6))) {
+    : Model(checkpoint, std::move(ops), options) {
   const std::string where = checkpoint.path().string();
   Loader loader(checkpoint, options.qjl);
-  embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
-  for (int64_t i = 0; i < info_.n_layers; ++i) {
+  load_ends(loader, 0);
+  for (int64_t i = first_layer(); i < end_layer(); ++i) {
     const std::string path = "model.layers." + std::to_string(i);
     AttentionShape shape = info_.attention;
     shape.window = window_of(checkpoint.config(), where, info_.architecture, i);
@@ -55,29 +52,15 @@ LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, c
     }
     layers_.push_back(std::move(layer));
   }
-  norm_ = loader.vector("model.norm.weight", info_.hidden_size);
-  head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
 }
 
-Tensor LlamaModel::forward(std::span<const SequenceTokens> parts) {
-  const Batch batch(parts, info_.max_context, rope_);
-  if (batch.tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
-  const Step step{batch.sequences, batch.positions, options_.exact};
-
-  ops_->begin_scope();
-  Tensor x = ops_->embedding(embedding_.weight, embedding_.rotation, batch.tokens);  // [tokens, hidden_size]
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
-    ops_->begin_scope();
-    x = ops_->add(x, layer.attention.forward(*ops_, ops_->rms_norm(x, layer.input_norm, eps_), step, rope_, i));
-    const Tensor normed = ops_->rms_norm(x, layer.post_attention_norm, eps_);
-    x = ops_->add(x,
-                  std::visit([&](const auto& mlp) { return mlp.forward(*ops_, normed, options_.exact); }, layer.mlp));
-  }
-  ops_->begin_scope();
-  if (batch.wanted.size() != batch.tokens.size()) x = ops_->gather_rows(x, batch.wanted);
-  if (batch.wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
-  return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
+Tensor LlamaModel::layer(size_t index, const Tensor& x, const Step& step) {
+  const Layer& layer = layers_[index];
+  const Tensor attended =
+      ops_->add(x, layer.attention.forward(*ops_, ops_->rms_norm(x, layer.input_norm, eps_), step, rope_, index));
+  const Tensor normed = ops_->rms_norm(attended, layer.post_attention_norm, eps_);
+  return ops_->add(attended,
+                   std::visit([&](const auto& mlp) { return mlp.forward(*ops_, normed, step.exact); }, layer.mlp));
 }
 
 std::vector<LayerMemory> LlamaModel::layer_memory() const {

@@ -2,12 +2,16 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "cache/layer_memory.h"
 #include "io/checkpoint.h"
+#include "nn/attention.h"
+#include "nn/linear.h"
+#include "nn/rope.h"
 #include "ops/ops.h"
 
 namespace turboquant {
@@ -31,6 +35,7 @@ struct ModelOptions {
   bool exact = false;  // fp32 activations instead of int8
   CacheOptions cache;  // of make_cache()
   bool qjl = true;     // with the QJL residuals of the original's files
+  std::optional<int64_t> only_layer;  // of all layers this one alone is loaded: for run_layer(), not for forward()
 };
 
 class Model {
@@ -41,7 +46,15 @@ class Model {
   /// grow by the tokens. The result of a token does not depend on how a prompt is cut into steps, nor on which other
   /// sequences are in the step: it is the same to the last bit. Error: a token outside the vocabulary, a position
   /// beyond max_context.
-  virtual Tensor forward(std::span<const SequenceTokens> batch) = 0;
+  Tensor forward(std::span<const SequenceTokens> batch);
+
+  /// The parts of forward(), for those that stream a model layer by layer. What tokens are before the first layer: F32
+  /// [tokens, hidden_size].
+  Tensor embed(std::span<const int32_t> tokens);
+  /// What a layer (counted among the loaded ones) makes of x, F32 [tokens of the batch, hidden_size].
+  Tensor run_layer(size_t layer, const Tensor& x, std::span<const SequenceTokens> batch);
+  /// Logits F32 [rows, vocab_size] of what the last layer made.
+  Tensor logits(const Tensor& x);
 
   const ModelInfo& info() const { return info_; }
   Ops& ops() { return *ops_; }
@@ -55,12 +68,26 @@ class Model {
   void fill_randomly(Cache& cache, int64_t tokens);
 
  protected:
-  Model(ModelInfo info, std::shared_ptr<Ops> ops, ModelOptions options)
-      : info_(std::move(info)), ops_(std::move(ops)), options_(options) {}
+  Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options);
+
+  /// The layers to load.
+  int64_t first_layer() const { return options_.only_layer.value_or(0); }
+  int64_t end_layer() const { return options_.only_layer ? *options_.only_layer + 1 : info_.n_layers; }
+  /// Reads what lies before and behind the layers; `norm_offset` as in Loader::norm().
+  void load_ends(Loader& loader, float norm_offset);
+  /// A layer of the architecture: x F32 [tokens, hidden_size] -> the same shape.
+  virtual Tensor layer(size_t index, const Tensor& x, const Step& step) = 0;
 
   ModelInfo info_;
   std::shared_ptr<Ops> ops_;
   ModelOptions options_;
+  Rope rope_;
+  float eps_;
+
+ private:
+  Linear embedding_;  // model.embed_tokens
+  Tensor norm_;       // model.norm.weight
+  Linear head_;       // lm_head, or the embedding
 };
 
 /// The model of a checkpoint, by config.json's model_type. Error: unknown architecture, missing or misshapen tensors.

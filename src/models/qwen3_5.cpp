@@ -1,7 +1,6 @@
 #include "models/qwen3_5.h"
 
 #include "io/config.h"
-#include "models/batch.h"
 #include "models/experts.h"
 
 namespace turboquant {
@@ -33,17 +32,15 @@ float norm_offset(const Checkpoint& checkpoint) {
 }  // namespace
 
 Qwen35Model::Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options)
-    : Model(model_info(checkpoint.config(), checkpoint.path().string()), std::move(ops), options),
-      rope_(config_of(checkpoint), checkpoint.path().string(), info_.attention.head_dim) {
+    : Model(checkpoint, std::move(ops), options) {
   const std::string where = checkpoint.path().string();
   const nlohmann::json config = config_of(checkpoint);
-  eps_ = static_cast<float>(config_positive(config, where, "rms_norm_eps", 1e-6));
   delta_ = delta_shape(config, where);
   taps_ = config_integer(config, where, "linear_conv_kernel_dim", 2);
   const float offset = norm_offset(checkpoint);
   Loader loader(checkpoint, options.qjl);
-  embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
-  for (int64_t i = 0; i < info_.n_layers; ++i) {
+  load_ends(loader, offset);
+  for (int64_t i = first_layer(); i < end_layer(); ++i) {
     const std::string path = "model.layers." + std::to_string(i);
     Layer layer;
     layer.input_norm = loader.norm(path + ".input_layernorm.weight", info_.hidden_size, offset);
@@ -59,30 +56,16 @@ Qwen35Model::Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops,
       layer.mlp = Mlp::load(loader, path + ".mlp", info_.hidden_size, info_.intermediate_size);
     layers_.push_back(std::move(layer));
   }
-  norm_ = loader.norm("model.norm.weight", info_.hidden_size, offset);
-  head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
 }
 
-Tensor Qwen35Model::forward(std::span<const SequenceTokens> sequences) {
-  const Batch batch(sequences, info_.max_context, rope_);
-  if (batch.tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
-  const Step step{batch.sequences, batch.positions, options_.exact};
-
-  ops_->begin_scope();
-  Tensor x = ops_->embedding(embedding_.weight, embedding_.rotation, batch.tokens);  // [tokens, hidden_size]
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
-    ops_->begin_scope();
-    const Tensor normed = ops_->rms_norm(x, layer.input_norm, eps_);
-    x = ops_->add(x, layer.linear ? layer.linear->forward(*ops_, normed, step, i)
-                                  : layer.attention->forward(*ops_, normed, step, rope_, i));
-    const Tensor inner = ops_->rms_norm(x, layer.post_attention_norm, eps_);
-    x = ops_->add(x, std::visit([&](const auto& mlp) { return mlp.forward(*ops_, inner, options_.exact); }, layer.mlp));
-  }
-  ops_->begin_scope();
-  if (batch.wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
-  if (batch.wanted.size() != batch.tokens.size()) x = ops_->gather_rows(x, batch.wanted);
-  return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
+Tensor Qwen35Model::layer(size_t index, const Tensor& x, const Step& step) {
+  const Layer& layer = layers_[index];
+  const Tensor normed = ops_->rms_norm(x, layer.input_norm, eps_);
+  const Tensor attended = ops_->add(x, layer.linear ? layer.linear->forward(*ops_, normed, step, index)
+                                                    : layer.attention->forward(*ops_, normed, step, rope_, index));
+  const Tensor inner = ops_->rms_norm(attended, layer.post_attention_norm, eps_);
+  return ops_->add(attended,
+                   std::visit([&](const auto& mlp) { return mlp.forward(*ops_, inner, step.exact); }, layer.mlp));
 }
 
 std::vector<LayerMemory> Qwen35Model::layer_memory() const {

@@ -18,8 +18,10 @@ class Qwen35Model final : public Model {
  public:
   Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options);
 
-  Tensor forward(std::span<const SequenceTokens> batch) override;
   std::vector<LayerMemory> layer_memory() const override;
+
+ protected:
+  Tensor layer(size_t index, const Tensor& x, const Step& step) override;
 
  private:
   struct Layer {
@@ -30,12 +32,7 @@ class Qwen35Model final : public Model {
     std::variant<Mlp, MoeMlp> mlp;            // model.layers.N.mlp
   };
 
-  Linear embedding_;  // model.embed_tokens
   std::vector<Layer> layers_;
-  Tensor norm_;  // model.norm.weight
-  Linear head_;  // lm_head, or the embedding
-  Rope rope_;
-  float eps_;
   DeltaShape delta_;
   int64_t taps_;
 };

@@ -101,21 +101,4 @@ std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, std::shared_ptr<
   return row_of(checkpoint.config(), checkpoint.path().string()).make(checkpoint, std::move(ops), options);
 }
 
-void Model::fill_randomly(Cache& cache, int64_t tokens) {
-  constexpr int64_t kChunk = 256;
-  const int64_t width = info_.attention.n_kv_heads * info_.attention.head_dim;
-  const Tensor x = from_float(random_normal(1, kChunk * width).data(), {kChunk, width}, DType::f32);
-  const Tensor none = Tensor::zeros(DType::f32, {0, info_.attention.n_heads * info_.attention.head_dim});
-  const std::vector<LayerMemory> layers = layer_memory();
-  for (size_t i = 0; i < layers.size(); ++i) {
-    if (layers[i].n_kv_heads == 0) continue;
-    AttentionShape shape = info_.attention;
-    shape.window = layers[i].window;
-    for (int64_t t = 0; t < tokens; t += kChunk) {
-      const Tensor chunk = x.rows(0, std::min(kChunk, tokens - t));
-      cache.layers[i]->attend(*ops_, none, chunk, chunk, shape, none);
-    }
-  }
-}
-
 }  // namespace turboquant

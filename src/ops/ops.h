@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -90,6 +91,11 @@ class Ops {
   virtual ~Ops() = default;
 
   virtual void begin_scope() = 0;
+
+  /// Is shown the products of every matmul before they are computed, and answers whether they shall be: of those that
+  /// are not, the results are zeros. So calibration sees what matrices read. An empty one ends it.
+  using ProductObserver = std::function<bool(std::span<const Product>)>;
+  virtual void observe_products(ProductObserver observer) = 0;
 
   /// Rows of an embedding, rotated back where the table is stored rotated. ids [tokens] -> F32 [tokens, cols]
   virtual Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) = 0;

@@ -15,6 +15,7 @@ class ProfilingOps final : public Ops {
       : ops_(std::move(ops)), profile_(std::move(profile)) {}
 
   void begin_scope() override { ops_->begin_scope(); }
+  void observe_products(ProductObserver observer) override { ops_->observe_products(std::move(observer)); }
 
   Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) override {
     vocabulary_ = table.rows;

@@ -310,6 +310,35 @@ TEST(MatMul, ZeroInputsGiveTheBias) {
   }
 }
 
+TEST(MatMul, AnObserverSeesProductsAndMaySkipThem) {
+  Dice dice(12);
+  CpuOps ops(std::make_shared<ThreadPool>(2), cpu_level());
+  const Weight weight = random_weight(all_kinds().front(), 24, 32, dice);
+  const Activations x = ops.prepare(random_tensor(3, 32, dice), Rotation{}, true);
+  const Projection projection{&weight, nullptr};
+  const Tensor expected = ops.matmul(x, {&projection, 1}).front();
+  int seen = 0;
+  bool wanted = true;
+  ops.observe_products([&](std::span<const Product> products) {
+    EXPECT_EQ(products.size(), 1U);
+    EXPECT_EQ(products.front().x, &x);
+    EXPECT_EQ(products.front().projection.weight, &weight);
+    ++seen;
+    return wanted;
+  });
+  const Tensor computed = ops.matmul(x, {&projection, 1}).front();
+  wanted = false;
+  const Tensor skipped = ops.matmul(x, {&projection, 1}).front();
+  ops.observe_products({});
+  const Tensor after = ops.matmul(x, {&projection, 1}).front();
+  EXPECT_EQ(seen, 2);
+  for (int64_t i = 0; i < expected.elements(); ++i) {
+    EXPECT_EQ(computed.data<float>()[i], expected.data<float>()[i]);
+    EXPECT_EQ(after.data<float>()[i], expected.data<float>()[i]);
+    EXPECT_EQ(skipped.data<float>()[i], 0);
+  }
+}
+
 TEST(MatMul, SaysWhatDoesNotFit) {
   Dice dice(8);
   CpuOps ops = make_ops(detected_cpu_level());

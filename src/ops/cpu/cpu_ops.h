@@ -15,6 +15,7 @@ class CpuOps final : public Ops {
       : kernels_(kernels(level)), shared_pool_(std::move(pool)), pool_(*shared_pool_) {}
 
   void begin_scope() override { arena_.begin_scope(); }
+  void observe_products(ProductObserver observer) override { observer_ = std::move(observer); }
   Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) override;
   Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps) override;
   Activations prepare(const Tensor& x, const Rotation& rotation, bool exact) override;
@@ -67,6 +68,7 @@ class CpuOps final : public Ops {
   std::shared_ptr<ThreadPool> shared_pool_;
   ThreadPool& pool_;
   Arena arena_;
+  ProductObserver observer_;
 };
 
 }  // namespace turboquant

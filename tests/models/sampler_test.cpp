@@ -1,5 +1,5 @@
 // Choosing tokens: each rule alone, on logits small enough to work out by hand.
-#include "generate/sampler.h"
+#include "models/sampler.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "generate/sampler.h"
+#include "models/sampler.h"
 
 #include <algorithm>
 #include <cmath>
