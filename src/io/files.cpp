@@ -41,7 +41,7 @@ std::string printable(std::string_view text, size_t limit) {
 
 OutputFile::OutputFile(std::filesystem::path path, Kind kind) : path_(std::move(path)), kind_(kind) {
   temporary_ = path_;
-  int flags = O_WRONLY | O_CREAT | O_CLOEXEC;
+  int flags = O_RDWR | O_CREAT | O_CLOEXEC;
   if (kind_ == Kind::resumable) {
     temporary_ += ".partial";
     if (::rename(path_.c_str(), temporary_.c_str()) != 0 && errno != ENOENT) fail(errno);
@@ -85,6 +85,18 @@ void OutputFile::write_at(uint64_t offset, const void* data, size_t bytes) {
     next += written;
     offset += static_cast<uint64_t>(written);
     bytes -= static_cast<size_t>(written);
+  }
+}
+
+void OutputFile::read_at(uint64_t offset, void* data, size_t bytes) const {
+  auto* next = static_cast<std::byte*>(data);
+  while (bytes > 0) {
+    const ssize_t got = ::pread(fd_, next, bytes, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) fail(got < 0 ? errno : EIO);
+    next += got;
+    offset += static_cast<uint64_t>(got);
+    bytes -= static_cast<size_t>(got);
   }
 }
 

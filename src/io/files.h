@@ -30,6 +30,8 @@ class OutputFile {
   void reserve(uint64_t bytes);
   /// Writes at a position. Safe to call from several threads.
   void write_at(uint64_t offset, const void* data, size_t bytes);
+  /// Reads back what was written. Safe to call from several threads.
+  void read_at(uint64_t offset, void* data, size_t bytes) const;
   /// What was written so far, to the disk.
   void sync();
   /// To the disk (fsync), then to the final name (replacing what it held).

@@ -87,6 +87,8 @@ class SafetensorsWriter {
   /// Writes a planned tensor. Throws Error if it is not in the plan, was added before, or its type or shape is not the
   /// planned one. Safe to call from several threads.
   void add(std::string_view name, const Tensor& tensor);
+  /// A tensor that was added, by an earlier writer or this one, read back. Error if it was not.
+  Tensor added(std::string_view name) const;
   /// What was added so far, to the disk.
   void sync();
   /// Error if a planned tensor is missing. Gives the shards their names: model.safetensors if there is one, else

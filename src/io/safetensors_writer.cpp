@@ -242,6 +242,16 @@ void SafetensorsWriter::add(std::string_view name, const Tensor& tensor) {
   state_->bytes += tensor.bytes();
 }
 
+Tensor SafetensorsWriter::added(std::string_view name) const {
+  const State::Entry& entry = state_->entry(name);
+  const OutputFile& file = *state_->shards[entry.shard];
+  if (const std::lock_guard lock(state_->mutex); entry.progress != State::Progress::written)
+    throw Error(file.path().string() + ": tensor " + describe(entry.info) + ": was not written yet");
+  Tensor tensor = Tensor::zeros(entry.info.dtype, entry.info.shape);
+  file.read_at(entry.offset, tensor.data<std::byte>(), tensor.bytes());
+  return tensor;
+}
+
 void SafetensorsWriter::sync() {
   for (const auto& shard : state_->shards) shard->sync();
 }
