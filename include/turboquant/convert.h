@@ -10,6 +10,15 @@
 
 namespace turboquant {
 
+/// Calibration: the weights are encoded for the inputs that they see while the model reads a text. TCQ16 only.
+struct CalibrationOptions {
+  std::string text;        ///< "self": text that the model writes; or a text file, or a folder of such; empty: none
+  int64_t tokens = 16384;  ///< of text, in sequences of 512
+  uint64_t seed = 0;       ///< of the text that the model writes
+  double damping = 0.01;   ///< added to the diagonal of an input's Hessian, whose mean is 1
+  double drift = 0.5;      ///< how far weights make up for what earlier layers' errors do to their input: 0 to 1
+};
+
 struct ConvertOptions {
   std::string model;             ///< Hugging Face folder, .gguf file, or org/name on the hub
   std::string revision;          ///< of a model on the hub: branch, tag or commit; empty: main
@@ -28,6 +37,7 @@ struct ConvertOptions {
   /// win. In the original's format: 16 alone. Norms, routers and the gates of shared experts always stay.
   std::vector<std::string> bits_for;
   std::string preset;                 ///< a recommended mix on top of 2, 3 or 4 `bits`, before bits_for: "dense", "moe"
+  CalibrationOptions calibration;
   std::string rotation = "hadamard";  ///< "hadamard", "blockwise_hadamard" (the same) or "none"
   uint64_t rotation_seed = 42;        ///< of the random signs
   uint32_t python_hash_seed = 0;      ///< of the original's format: the PYTHONHASHSEED that its signs depend on, too

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "turboquant/convert.h"
 #include "turboquant/error.h"
 #include "turboquant/kv_cache.h"
 
@@ -22,6 +23,7 @@ struct EvaluateOptions {
   int head_bits = 8;                  ///< of embedding and head in TCQ16 rows
   std::vector<std::string> bits_for;  ///< of TCQ16 rows, as in ConvertOptions
   std::string preset;                 ///< the same
+  CalibrationOptions calibration;     ///< of TCQ16 rows
   std::string rotation = "hadamard";
   uint64_t rotation_seed = 42;
   uint32_t python_hash_seed = 0;  ///< of the original's format
@@ -46,7 +48,7 @@ struct EvaluateOptions {
 
 /// One row of the table: the model in one format against the baseline, on the same tokens.
 struct EvaluateRow {
-  /// "FP16", "TCQ16 3-bit", "TCQ16 3.25-bit", "TCQ16 60.0 MB", "TCQ16 3-bit mixed", "TurboQuant 3-bit", ...
+  /// "FP16", "TCQ16 3-bit", "TCQ16 3.25-bit", "TCQ16 60.0 MB", "TCQ16 3-bit mixed calibrated", "TurboQuant 3-bit", ...
   std::string config;
   std::string format;         ///< "none", "tcq16", "original", "original+qjl", "affine"
   double bits = 16;           ///< as asked for; of a row of a size the bits a weight of the whole

@@ -33,6 +33,7 @@ void add_convert(CLI::App& app) {
           ->capture_default_str();
   add_target_size_option(*command, options->target_bytes)->excludes(bits)->excludes(head);
   add_precision_options(*command, options->bits_for, options->preset);
+  add_calibration_options(*command, options->calibration);
   command->add_option("--rotation", options->rotation, "hadamard, blockwise_hadamard (the same) or none")
       ->capture_default_str();
   command->add_option("--rotation-seed", options->rotation_seed, "Seed of the random signs")->capture_default_str();

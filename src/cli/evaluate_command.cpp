@@ -121,6 +121,7 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--head-bits", options.head_bits, "Embedding and head of the tcq16 rows of --bits: 4, 8 or 16")
       ->capture_default_str();
   add_precision_options(*command, options.bits_for, options.preset);
+  add_calibration_options(*command, options.calibration);
   command->add_option("--rotation", options.rotation, "hadamard, blockwise_hadamard (the same) or none")
       ->capture_default_str();
   command->add_option("--rotation-seed", options.rotation_seed, "Seed of the random signs")->capture_default_str();

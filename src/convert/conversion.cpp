@@ -232,6 +232,22 @@ double Conversion::bits_per_weight_linear() const {
   return 8.0 * static_cast<double>(linear_bytes_) / static_cast<double>(linear_weights_);
 }
 
+std::vector<Conversion::Matrix> Conversion::matrices() const {
+  std::vector<Matrix> matrices;
+  for (const Item& item : items_) {
+    const std::string& tensor = item.sources.front().name;
+    if (item.quant && item.quant->method == QuantSpec::Method::tcq16)
+      matrices.push_back({tensor, item.module, item.site, role_of(tensor), item.quant->bits});
+  }
+  return matrices;
+}
+
+Rotation Conversion::rotation(const std::string& site) const {
+  const auto found = sites_.find(site);
+  if (found == sites_.end()) return {};
+  return make_rotation(found->second, spec_.rotation_seed + path_hash(site, spec_.python_hash_seed));
+}
+
 // What a run works with.
 struct Conversion::Work {
   ThreadPool& pool;
@@ -255,8 +271,7 @@ void Conversion::run(ThreadPool& pool, const Sink& take, const std::set<std::str
 
   std::map<std::string, Rotation> rotations;
   for (const auto& [site, width] : sites_) {
-    const Rotation rotation = make_rotation(width, spec_.rotation_seed + path_hash(site, spec_.python_hash_seed));
-    rotations[site] = rotation;
+    const Rotation rotation = rotations[site] = this->rotation(site);
     const auto* signs = rotation.signs.data<float>();
     if (spec_.linear.method == QuantSpec::Method::tcq16) {
       Tensor stored = Tensor::zeros(DType::i8, {width});
@@ -348,18 +363,21 @@ namespace {
 
 class MemoryCheckpoint final : public Checkpoint {
  public:
-  MemoryCheckpoint(const Checkpoint& source, const Conversion& conversion, ThreadPool& pool) : source_(source) {
+  MemoryCheckpoint(const Checkpoint& source, const Conversion& conversion, ThreadPool& pool,
+                   const std::function<std::set<std::string>(const Conversion::Sink&)>& first)
+      : source_(source) {
     path_ = source.path();
     config_ = conversion.config();
     tensors_ = conversion.outputs();
     std::sort(tensors_.begin(), tensors_.end(),
               [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
     std::mutex mutex;
-    conversion.run(pool, [&](const std::string& name, const Tensor& tensor) {
+    const Conversion::Sink take = [&](const std::string& name, const Tensor& tensor) {
       const std::lock_guard lock(mutex);
       size_ += tensor.bytes();
       values_[name] = tensor;
-    });
+    };
+    conversion.run(pool, take, first ? first(take) : std::set<std::string>());
   }
 
   Tensor read(std::string_view name) const override {
@@ -378,9 +396,10 @@ class MemoryCheckpoint final : public Checkpoint {
 
 }  // namespace
 
-std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion,
-                                              ThreadPool& pool) {
-  return language_model_of(separate_experts(std::make_unique<MemoryCheckpoint>(source, conversion, pool)));
+std::unique_ptr<Checkpoint> convert_in_memory(
+    const Checkpoint& source, const Conversion& conversion, ThreadPool& pool,
+    const std::function<std::set<std::string>(const Conversion::Sink&)>& first) {
+  return language_model_of(separate_experts(std::make_unique<MemoryCheckpoint>(source, conversion, pool, first)));
 }
 
 }  // namespace turboquant

@@ -50,6 +50,16 @@ class Conversion {
   /// Weights of linear layers by the bits that they get; 16: those that stay.
   const std::map<int, uint64_t>& linear_weights_by_bits() const { return weights_by_bits_; }
 
+  /// A matrix that becomes TCQ16 or rows of int8.
+  struct Matrix {
+    std::string tensor, module, site;  // its name in the source, without ".weight", and that of its rotation
+    Role role = Role::linear;
+    int bits = 0;
+  };
+  std::vector<Matrix> matrices() const;
+  /// The rotation of a site; none if the conversion does not rotate.
+  Rotation rotation(const std::string& site) const;
+
   /// Takes a tensor of the result; called from several threads at a time.
   using Sink = std::function<void(const std::string&, const Tensor&)>;
 
@@ -96,6 +106,9 @@ class Conversion {
 std::map<std::string, std::string> file_metadata(QuantSpec::Method method);
 
 /// The result of a conversion held in memory, to be evaluated. Files come from `source`, which must outlive it.
-std::unique_ptr<Checkpoint> convert_in_memory(const Checkpoint& source, const Conversion& conversion, ThreadPool& pool);
+/// `first`, if given, may make tensors before the conversion makes the others, and returns their names.
+std::unique_ptr<Checkpoint> convert_in_memory(
+    const Checkpoint& source, const Conversion& conversion, ThreadPool& pool,
+    const std::function<std::set<std::string>(const Conversion::Sink&)>& first = {});
 
 }  // namespace turboquant

@@ -6,10 +6,12 @@
 #include <chrono>
 #include <filesystem>
 
+#include "convert/calibration.h"
 #include "convert/conversion.h"
 #include "convert/dense_source.h"
 #include "convert/options.h"
 #include "convert/partial_folder.h"
+#include "hub/checksum.h"
 #include "hub/hub.h"
 #include "io/files.h"
 #include "io/mlx_quantization.h"
@@ -22,14 +24,25 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::string checksum_of(const TokenSequences& text) {
+  Checksum sum;
+  for (const std::vector<int32_t>& sequence : text)
+    sum.update({reinterpret_cast<const char*>(sequence.data()), sequence.size() * sizeof(int32_t)});
+  return sum.hex();
+}
+
 std::string model_card(const ConvertOptions& options, const ConvertResult& result) {
   const std::string name = fs::path(options.model).filename().string();
   return fmt::format(
       "# {} in {:.3g} bits\n\n"
-      "Compressed with TurboQuant ({} format, {:.2f} bits a weight over the linear layers). Source: {}.\n\n"
+      "Compressed with TurboQuant ({} format, {:.2f} bits a weight over the linear layers{}). Source: {}.\n\n"
       "    turboquant generate --model . --prompt \"Why is the sky blue?\"\n",
       name, options.target_bytes > 0 ? result.bits_per_weight : options.bits, options.format,
-      result.bits_per_weight_linear, name);
+      result.bits_per_weight_linear, options.calibration.text.empty() ? "" : ", calibrated", name);
 }
 
 // "Bits of the linear layers' weights: 2 for 18.2%, 3 for 81.8%"
@@ -46,11 +59,11 @@ std::string mix_text(const Conversion& conversion) {
 }  // namespace
 
 ConvertResult convert(const ConvertOptions& options) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   const auto say = [&](const std::string& line) {
     if (options.on_message) options.on_message(line);
   };
-  const ConversionSpec spec = conversion_spec(options);
+  ConversionSpec spec = conversion_spec(options);
   if (options.output.empty()) throw UsageError("no output folder given");
   fs::path output = fs::path(options.output).lexically_normal();
   if (!output.has_filename()) output = output.parent_path();
@@ -66,7 +79,18 @@ ConvertResult convert(const ConvertOptions& options) {
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
 
-  const Conversion conversion(*source, spec);
+  const auto pool = std::make_shared<ThreadPool>(options.threads);
+  CalibrationData calibration;
+  std::optional<Conversion> plan(std::in_place, *source, spec);  // fails early, if at all
+  if (!options.calibration.text.empty()) {
+    say(options.calibration.text == "self" ? "Calibrating on text that the model writes"
+                                           : "Calibrating on " + options.calibration.text);
+    calibration.prepare(*source, options.calibration, spec, pool);
+    plan.emplace(*source, spec);
+    say(fmt::format("Prepared {} tokens in {:.1f} s", calibration.text.size() * calibration.text.front().size(),
+                    seconds_since(start)));
+  }
+  const Conversion& conversion = *plan;
   for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
   ConvertResult result;
   result.parameters = conversion.parameters();
@@ -79,20 +103,25 @@ ConvertResult convert(const ConvertOptions& options) {
 
   if (spec.budget) say(mix_text(conversion));
 
+  const TokenSequences& text = calibration.text;
   const nlohmann::json fingerprint = {version(), files_fingerprint(source->path()), conversion.config()["quantization"],
-                                      options.dtype};
+                                      options.dtype, checksum_of(text)};
   const std::set<std::string> written = folder.begin(fingerprint.dump());
   if (!written.empty()) say(fmt::format("Resuming: {} tensors are written already", written.size()));
   if (folder.replaced()) say("Replacing an unfinished conversion (--resume goes on with one)");
   SafetensorsWriter writer(folder.path(), conversion.outputs(), file_metadata(spec.linear.method), written);
-  ThreadPool pool(options.threads);
-  conversion.run(
-      pool,
-      [&](const std::string& name, const Tensor& tensor) {
-        writer.add(name, tensor);
-        folder.add(name, [&] { writer.sync(); });
-      },
-      written);
+  const auto write = [&](const std::string& name, const Tensor& tensor) {
+    writer.add(name, tensor);
+    folder.add(name, [&] { writer.sync(); });
+  };
+  std::set<std::string> done = written;
+  if (!text.empty()) {
+    const auto begin = Clock::now();
+    done.merge(calibrate(*source, conversion, text, options.calibration, pool, write, written,
+                         [&](const std::string& name) { return writer.added(name); }));
+    say(fmt::format("Calibrated in {:.1f} s", seconds_since(begin)));
+  }
+  conversion.run(*pool, write, done);
   writer.finish(result.parameters);
   result.bytes = writer.bytes();
   result.bits_per_weight = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.parameters);
@@ -102,7 +131,7 @@ ConvertResult convert(const ConvertOptions& options) {
   write_text(folder.path() / "config.json", conversion.config().dump(4) + "\n");  // last: without it nothing loads
   folder.keep();
 
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds_since(start);
   say(fmt::format("Quantized {} linear layers in {:.1f} s", result.linear_layers, result.seconds));
   say(fmt::format("{} parameters, {:.1f} MB, {:.2f} bits a weight over the whole file", result.parameters,
                   static_cast<double>(result.bytes) * 1e-6, result.bits_per_weight));

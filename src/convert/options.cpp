@@ -63,6 +63,19 @@ void set_precision(ConversionSpec& spec, std::optional<BitsBudget> budget, const
   for (const std::string& text : bits_for) spec.bits_for.push_back(parse_bits_rule(text));
 }
 
+void check_calibration(const CalibrationOptions& options, QuantSpec::Method method) {
+  constexpr int64_t kFewest = 512, kMost = int64_t{1} << 24;
+  if (options.text.empty()) return;
+  if (method != QuantSpec::Method::tcq16) throw UsageError("--calibrate: of --format tcq16 only");
+  if (options.tokens < kFewest || options.tokens > kMost)
+    throw UsageError("--calibrate-tokens " + std::to_string(options.tokens) + ": must be from " +
+                     std::to_string(kFewest) + " to " + std::to_string(kMost));
+  if (!(options.damping >= 0 && options.damping <= 1e3))
+    throw UsageError("--calibrate-damping " + std::to_string(options.damping) + ": must be from 0 to 1000");
+  if (!(options.drift >= 0 && options.drift <= 1))
+    throw UsageError("--calibrate-drift " + std::to_string(options.drift) + ": must be from 0 to 1");
+}
+
 ConversionSpec conversion_spec(const ConvertOptions& options) {
   if (options.format == "affine") throw UsageError("--format affine: unknown; use tcq16 or mlx");
   ConversionSpec spec;
@@ -86,6 +99,7 @@ ConversionSpec conversion_spec(const ConvertOptions& options) {
                      "--format tcq16");
   set_precision(spec, options.target_bytes > 0 ? size_budget(options.target_bytes) : average_budget(options.bits),
                 options.preset, options.bits_for);
+  check_calibration(options.calibration, spec.linear.method);
   spec.rotate = rotation_enabled(options.rotation);
   spec.rotation_seed = options.rotation_seed;
   if (options.dtype == "float16")

@@ -26,6 +26,9 @@ void check_head_bits(int bits);
 void set_precision(ConversionSpec& spec, std::optional<BitsBudget> budget, const std::string& preset,
                    const std::vector<std::string>& bits_for);
 
+/// UsageError names the option. `method`: of the conversion.
+void check_calibration(const CalibrationOptions& options, QuantSpec::Method method);
+
 /// True to rotate. UsageError for an unknown name.
 bool rotation_enabled(const std::string& rotation);
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "convert/calibration.h"
 #include "convert/conversion.h"
 #include "convert/options.h"
 #include "core/interrupt.h"
@@ -18,6 +19,7 @@
 #include "hub/hub.h"
 #include "io/config.h"
 #include "io/mlx_quantization.h"
+#include "models/logits.h"
 #include "models/summary.h"
 
 namespace turboquant {
@@ -37,32 +39,6 @@ struct Candidate {
   std::vector<float> kl;
   int64_t same_top = 0;
 };
-
-struct Top {
-  int64_t token = 0;
-  double log_sum = 0;  // log of the sum of e^logit
-};
-
-// The most likely token, and from its probability the normalizer of all.
-Top top_of(const float* logits, const float* probabilities, int64_t n) {
-  const int64_t best = std::max_element(logits, logits + n) - logits;
-  return {best, static_cast<double>(logits[best]) - std::log(static_cast<double>(probabilities[best]))};
-}
-
-// sum p (x - y) over the vocabulary. Eight partial sums, so that the compiler may use vectors; doubles every 1024.
-double expected_difference(const float* p, const float* x, const float* y, int64_t n) {
-  double total = 0;
-  for (int64_t begin = 0; begin < n; begin += 1024) {
-    const int64_t end = std::min(begin + 1024, n);
-    float partial[8] = {};
-    int64_t i = begin;
-    for (; i + 8 <= end; i += 8)
-      for (int k = 0; k < 8; ++k) partial[k] += p[i + k] * (x[i + k] - y[i + k]);
-    for (; i < end; ++i) partial[0] += p[i] * (x[i] - y[i]);
-    for (const float value : partial) total += value;
-  }
-  return total;
-}
 
 Tensor logits_of(Candidate& candidate, std::span<const int32_t> window, int64_t first) {
   Model& model = *candidate.model;
@@ -184,9 +160,9 @@ class WindowScorer {
           if (is_baseline) reference = top;
           const auto at = done + static_cast<size_t>(t);
           candidate.nll[at] = top.log_sum - static_cast<double>(x[window[static_cast<size_t>(first + t + 1)]]);
-          const double expected =
-              expected_difference(baseline_p_.data() + t * vocab, baseline_.data() + t * vocab, x, vocab);
-          candidate.kl[at] = static_cast<float>(std::max(0.0, expected - (reference.log_sum - top.log_sum)));
+          const double kl = kl_divergence(baseline_.data() + t * vocab, baseline_p_.data() + t * vocab, reference.log_sum,
+                                          x, top.log_sum, vocab);
+          candidate.kl[at] = static_cast<float>(kl);
           same[static_cast<size_t>(t)] = reference.token == top.token ? 1 : 0;
         }
       });
@@ -274,10 +250,13 @@ void check_options(const EvaluateOptions& options) {
   for (const std::string& bits : options.kv_bits) cache_options(with_bits(options.kv, bits));
   if (options.kv.start < 0)
     throw UsageError("--kv-start prompt: the windows of evaluate have no prompt; give a number");
+  check_calibration(options.calibration, QuantSpec::Method::tcq16);
   if (std::find(options.formats.begin(), options.formats.end(), "tcq16") != options.formats.end()) return;
-  if (!options.bits_for.empty() || !options.preset.empty() || !options.target_bytes.empty())
+  if (!options.bits_for.empty() || !options.preset.empty() || !options.target_bytes.empty() ||
+      !options.calibration.text.empty())
     throw UsageError(
-        "--bits-for, --preset and --target-size need tcq16 among --formats: other rows have one number of bits");
+        "--bits-for, --preset, --target-size and --calibrate need tcq16 among --formats: other rows have one number "
+        "of bits, and are not calibrated");
   for (const double bits : options.bits)
     if (average_budget(bits) || bits == 8)
       throw UsageError(fmt::format("--bits {}: needs tcq16 among --formats: other rows have 2, 3 or 4", bits));
@@ -343,6 +322,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
     own.format = mlx ? mlx->common().mode : config_string_or(quantization, options.model, "format", "original");
     own.bits = static_cast<int>(config_integer_or(quantization, options.model, "bits", 0));
   } else {
+    CalibrationData calibration;
     for (const Setting& setting : settings_of(options)) {
       ConversionSpec spec;
       spec.linear = setting.quant;
@@ -351,14 +331,21 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
       spec.rotate = rotation_enabled(options.rotation);
       spec.rotation_seed = options.rotation_seed;
       spec.python_hash_seed = options.python_hash_seed;
+      const bool calibrated = !options.calibration.text.empty() && setting.format == "tcq16";
+      if (calibrated) calibration.prepare(*source, options.calibration, spec, pool);
       const Conversion conversion(*source, spec);
       for (const std::string& warning : conversion.warnings()) say("Warning: " + warning);
       Candidate candidate;
       candidate.row = source_row;
-      candidate.row.config = setting.title + (spec.bits_for.empty() ? "" : " mixed");
+      candidate.row.config =
+          setting.title + (spec.bits_for.empty() ? "" : " mixed") + (calibrated ? " calibrated" : "");
       candidate.row.format = setting.format;
       const auto start = Clock::now();
-      candidate.checkpoint = convert_in_memory(*source, conversion, *pool);
+      candidate.checkpoint = convert_in_memory(
+          *source, conversion, *pool,
+          calibrated ? [&](const Conversion::Sink& take) {
+            return calibrate(*source, conversion, calibration.text, options.calibration, pool, take);
+          } : std::function<std::set<std::string>(const Conversion::Sink&)>());
       candidate.row.quantize_s = seconds_since(start);
       candidate.model = load_model(*candidate.checkpoint, ops, model_options);
       add_sizes(candidate.row, *candidate.checkpoint);

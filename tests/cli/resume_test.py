@@ -116,6 +116,26 @@ def main():
         tests.check("killed repeatedly, resumed", files(conversion.out) == expected, result and result.stderr)
         tests.check("a resumed conversion does not begin anew", grown >= 2, f"the journal grew {grown} times")
 
+        # Calibrated: layers that are written are read back, and the text goes on behind them.
+        small, calibrate = Path(sys.argv[2]).resolve() / "micro" / "llama", ("--calibrate", "--calibrate-tokens", "1024")
+        conversion = Conversion(command, small, root / "calibrated")
+        start = time.monotonic()
+        result = conversion.run(*calibrate)
+        calibrated_duration = time.monotonic() - start
+        tests.check("calibrated", result.code == 0, result.stderr)
+        calibrated = files(conversion.out)
+        conversion = Conversion(command, small, root / "calibrated again")
+        went_on = 0
+        for number in range(4):
+            conversion.run_until_killed((0.5 + 0.1 * number) * calibrated_duration, *calibrate, "--resume")
+            went_on += conversion.journal_lines() > 1
+            if conversion.out.exists():
+                break
+        if not conversion.out.exists():
+            result = conversion.run(*calibrate, "--resume")
+        tests.check("calibrated, killed and resumed", files(conversion.out) == calibrated, result.stderr)
+        tests.check("a calibrated conversion goes on", went_on > 0)
+
         # What may not be mixed: other settings, another source, two at a time.
         conversion = Conversion(command, model, root / "mixed")
         conversion.run_until_killed(0.5 * duration)
