@@ -327,7 +327,7 @@ def table(rows):
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in sorted(rows.items(), key=lambda item: item[1]["bits_linear"]):
-        kl = f"{row['kl']:.4f} +-{row['kl_se']:.4f}" if row["kl"] else "0"
+        kl = f"{row['kl']:.4f} +-{row['kl_se']:.4f}" if row["kl"] > 1e-6 else "0"
         lines.append(
             f"| {name} | {row['bits_linear']:.3f} | {row['bits']:.3f} | {kl} | {row['kl_p99']:.3f} | "
             f"{100 * row['top1']:.2f}% | {row['perplexity']:.2f} +-{row['perplexity_se']:.2f} |"
@@ -373,16 +373,15 @@ def page(theirs, ours, agreed, options):
     dither = (
         "the weights as released, on the grid of Q4_1: types of 4 bits and more are flattered"
         if options.no_dither
-        else f"""each weight moved by up to half a step of its grid either way (uniform, seed {options.seed}). The released
-file is Q4_1: 4-bit types with a scale and an offset would find their own grid in it"""
+        else f"""each weight moved by up to half a step of its grid either way
+(uniform, seed {options.seed}). The released file is Q4_1: 4-bit types with a scale and an offset would find their own grid in it"""
     )
     return f"""# Beside llama.cpp's K-quants
 
 Written by `bench/k_quants.py`, which makes, quantizes and measures everything on this page.
 {options.threads} cores of {processor}; {versions}; commit {commit}.
 
-The reference is SmolLM2-135M-Instruct as F16,
-{dither}.
+The reference is SmolLM2-135M-Instruct as F16, {dither}.
 llama.cpp gets the same model padded from a width of 576 to 768, as K-quants need rows of 256 and would fall back to
 other types: columns and heads of zeros, norms and epsilon scaled so that the function stays the same. Logits of both
 files, each in its own program, differ by at most {agreed['max']:.3f} (root mean square {agreed['rms']:.4f}); both
@@ -395,9 +394,9 @@ scored. Calibration of ours never sees the text.
 
 {table(marked)}
 
-At each size:
+{"At each size:" if ours else "No row of ours was measured."}
 
-{verdict(theirs, ours)}
+{verdict(theirs, ours) if ours else ""}
 
 Types that llama.cpp chose for the linear layers, by their share of weights, and for embedding and head:
 
