@@ -27,10 +27,8 @@ ENVIRONMENT = Path("build/k_quants-venv")
 TURBOQUANT = Path("build/release/turboquant")
 TYPES = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_M")
 IMPORTANCE_TOKENS = 16384
-# Uniform bits, then averages: {Q3_K_M} is the size of that type in bytes, {Q3_K_M+imatrix} with an importance matrix.
-OURS = tuple(f"--bits {bits} --calibrate" for bits in (2, 3, 4)) + tuple(
-    f"--calibrate --target-size {{{name}}}" for name in TYPES
-)
+# Uniform bits, and for each of TYPES its size in bytes as {TYPE}: all of one run, which then calibrates once.
+OURS = ("--bits 2 3 4 --calibrate", "--calibrate --target-size " + " ".join(f"{{{name}}}" for name in TYPES))
 PAGE, POINTS = Path("docs/k_quants.md"), Path("docs/peers.csv")
 
 
@@ -283,7 +281,11 @@ def our_rows(plain, settings, options, results, sizes_of):
     binary = hashlib.sha256(TURBOQUANT.read_bytes()).hexdigest()[:16]
     rows = {}
     for setting in settings:
-        setting = setting.format(**{key: str(value) for key, value in sizes_of.items()})
+        try:
+            setting = setting.format(**sizes_of)
+        except KeyError as missing:
+            print(f"no row {setting}: no size of {missing}, which --types leaves out", flush=True)
+            continue
         words = setting.split()
         if "--formats" not in words:
             words += ["--formats", "tcq16"]
@@ -299,9 +301,10 @@ def our_rows(plain, settings, options, results, sizes_of):
                 continue
             results[key] = json.loads(output.read_text())
         baseline, *measured = results[key]
-        for name, row in [("F16", baseline)] + [
-            (setting if len(measured) == 1 else f"{row['config']} ({setting})", row) for row in measured
-        ]:
+        baseline["config"] = "F16"
+        for row in (baseline, *measured):
+            same_name = row["config"] in rows and row["config"] != "F16"
+            name = f"{row['config']} ({setting})" if same_name else row["config"]
             rows[name] = row | {"bits_linear": row["bits_per_weight_linear"], "bits": row["bits_per_weight"]}
     return rows
 
@@ -327,7 +330,7 @@ def table(rows):
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in sorted(rows.items(), key=lambda item: item[1]["bits_linear"]):
-        kl = f"{row['kl']:.4f} +-{row['kl_se']:.4f}" if row["kl"] else "0"
+        kl = f"{row['kl']:.4f} +-{row['kl_se']:.4f}" if row["kl"] > 1e-6 else "0"
         lines.append(
             f"| {name} | {row['bits_linear']:.3f} | {row['bits']:.3f} | {kl} | {row['kl_p99']:.3f} | "
             f"{100 * row['top1']:.2f}% | {row['perplexity']:.2f} +-{row['perplexity_se']:.2f} |"
@@ -336,22 +339,21 @@ def table(rows):
 
 
 def verdict(theirs, ours):
-    """For each K-quant: the best of ours that is no larger, in linear layers and as a whole."""
-    lines = ["| K-quant | KL | best of ours that is no larger | KL | ratio |", "| --- | --- | --- | --- | --- |"]
-    for name, row in sorted(theirs.items(), key=lambda item: item[1]["bits_linear"]):
+    """For each K-quant: the best of ours that is no larger, as a whole and by the bits of its linear layers."""
+    lines = [
+        "| K-quant | KL | ours, no larger as a whole | KL | ratio | ours, no larger in linear layers | KL | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in sorted(theirs.items(), key=lambda item: item[1]["bits"]):
         if name == "F16":
             continue
-        fitting = {
-            other: mine
-            for other, mine in ours.items()
-            if other != "F16" and all(mine[bits] <= row[bits] + 5e-3 for bits in ("bits_linear", "bits"))
-        }
-        if not fitting:
-            lines.append(f"| {name} | {row['kl']:.4f} | none is measured | | |")
-            continue
-        best = min(fitting, key=lambda other: fitting[other]["kl"])
-        kl = fitting[best]["kl"]
-        lines.append(f"| {name} | {row['kl']:.4f} | `{best}` | {kl:.4f} | {kl / row['kl']:.2f} |")
+        line = f"| {name} | {row['kl']:.4f} |"
+        for bits in ("bits", "bits_linear"):
+            fitting = [other for other, mine in ours.items() if other != "F16" and mine[bits] <= row[bits] + 5e-3]
+            best = min(fitting, key=lambda other: ours[other]["kl"], default=None)
+            kl = ours[best]["kl"] if best else 0
+            line += f" {best} | {kl:.4f} | {kl / row['kl']:.2f} |" if best else " none | | |"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -362,47 +364,47 @@ def page(theirs, ours, agreed, options):
         platform.processor(),
     ).strip()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    marked = {f"`{name}`" if name != "F16" else "F16, turboquant": row for name, row in ours.items()}
+    marked = {name if name != "F16" else "F16, turboquant": row for name, row in ours.items()}
     marked |= {"llama.cpp " + name.replace("+imatrix", ", imatrix"): row for name, row in theirs.items()}
     types = "\n".join(
-        f"| {name} | {row['types']} | {row['embedding']} |"
+        f"| {name} | {row['size_bytes'] * 1e-6:.1f} MB | {row['types']} | {row['embedding']} |"
         for name, row in theirs.items()
         if name != "F16" and "+imatrix" not in name
     )
     tokens = theirs["F16"]["tokens_scored"]
+    runs = " and ".join(f"`{setting}`" for setting in options.ours)
     dither = (
         "the weights as released, on the grid of Q4_1: types of 4 bits and more are flattered"
         if options.no_dither
-        else f"""each weight moved by up to half a step of its grid either way (uniform, seed {options.seed}). The released
-file is Q4_1: 4-bit types with a scale and an offset would find their own grid in it"""
+        else f"""each weight moved by up to half a step of its grid either way
+(uniform, seed {options.seed}). The released file is Q4_1: 4-bit types with a scale and an offset would find their own grid in it"""
     )
     return f"""# Beside llama.cpp's K-quants
 
 Written by `bench/k_quants.py`, which makes, quantizes and measures everything on this page.
 {options.threads} cores of {processor}; {versions}; commit {commit}.
 
-The reference is SmolLM2-135M-Instruct as F16,
-{dither}.
+The reference is SmolLM2-135M-Instruct as F16, {dither}.
 llama.cpp gets the same model padded from a width of 576 to 768, as K-quants need rows of 256 and would fall back to
 other types: columns and heads of zeros, norms and epsilon scaled so that the function stays the same. Logits of both
 files, each in its own program, differ by at most {agreed['max']:.3f} (root mean square {agreed['rms']:.4f}); both
 perplexities are in the table. Bits are those of the unpadded weights, each tensor by its type, scales included.
 
 `{options.text}`, {options.num_samples} windows of {options.seq_len} tokens, {tokens} tokens scored; KL divergence to
-the same program's F16, mean and standard error. Ours: options of `turboquant evaluate`; int8 activations, as
-llama.cpp's are. "imatrix": with an importance matrix from the last {IMPORTANCE_TOKENS} tokens of the same text, which are not
+the same program's F16, mean and standard error. TCQ16 is ours, int8 activations as llama.cpp's are: `turboquant
+evaluate` with {runs}. "imatrix": with an importance matrix from the last {IMPORTANCE_TOKENS} tokens of the same text, which are not
 scored. Calibration of ours never sees the text.
 
 {table(marked)}
 
-At each size:
+{"At each size:" if ours else "No row of ours was measured."}
 
-{verdict(theirs, ours)}
+{verdict(theirs, ours) if ours else ""}
 
-Types that llama.cpp chose for the linear layers, by their share of weights, and for embedding and head:
+Sizes, and the types that llama.cpp chose for the linear layers, by their share of weights, and for embedding and head:
 
-| | linear layers | embedding |
-| --- | --- | --- |
+| | size | linear layers | embedding |
+| --- | --- | --- | --- |
 {types}
 """
 
