@@ -1,6 +1,10 @@
 #include "convert/calibration.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "convert/layer_stream.h"
 #include "convert/probe.h"
@@ -9,7 +13,6 @@
 #include "quant/drift.h"
 #include "quant/ldlq.h"
 #include "quant/quantize.h"
-#include "quant/rotation.h"
 
 namespace turboquant {
 namespace {
