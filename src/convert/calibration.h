@@ -2,8 +2,9 @@
 //
 // Layer by layer, the text runs through the layers before, compressed already, and through the part of this one that is
 // compressed already, up to the first matrices that are not. Their inputs' Hessian says which directions of a row
-// matter, LDLQ (quant/ldlq.h) encodes the rows for it, and the text goes on. So no matrix of the source is ever
-// multiplied, errors of earlier matrices are seen by later ones, and memory holds one layer.
+// matter, LDLQ (quant/ldlq.h) encodes the rows for it, and the text goes on. So later matrices see the errors of
+// earlier ones, and memory holds one layer. Beside it the text runs through the same layers in 8 bits, which shows how
+// far those errors have moved an input (quant/drift.h).
 #pragma once
 
 #include <set>
