@@ -99,8 +99,10 @@ void add_calibration_options(CLI::App& command, CalibrationOptions& calibration)
       ->capture_default_str()
       ->needs(text);
   command
-      .add_option("--calibrate-drift", calibration.drift,
-                  "How far weights make up for what the errors of earlier layers do to their input: 0 to 1")
+      .add_option(
+          "--calibrate-drift", calibration.drift,
+          "How far weights make up for what the errors of earlier layers do to their input: 0 to 1 (0.5 is good; "
+          "takes twice the time)")
       ->capture_default_str()
       ->needs(text);
 }
