@@ -32,10 +32,10 @@ struct ModelInfo {
 };
 
 struct ModelOptions {
-  bool exact = false;  // fp32 activations instead of int8
-  CacheOptions cache;  // of make_cache()
-  bool qjl = true;     // with the QJL residuals of the original's files
-  std::optional<int64_t> only_layer;  // of all layers this one alone is loaded: for run_layer(), not for forward()
+  bool exact = false;                      // fp32 activations instead of int8
+  CacheOptions cache = {};                 // of make_cache()
+  bool qjl = true;                         // with the QJL residuals of the original's files
+  std::optional<int64_t> only_layer = {};  // of all layers this one alone is loaded: for run_layer(), not for forward()
 };
 
 class Model {
