@@ -128,7 +128,7 @@ class Planner {
       std::string flags;
       if (weights.bits != plan_.chosen.bits) flags = fmt::format("--bits {}", weights.bits);
       if (!weights.bits_for.empty()) flags = "--bits-for '" + weights.bits_for + "'";
-      if (kv != now.kv.kv_bits) flags += (flags.empty() ? "" : " ") + ("--kv-bits " + to_string(kv));
+      if (kv != now.kv.kv_bits) flags += fmt::format("{}--kv-bits {}", flags.empty() ? "" : " ", to_string(kv));
       return flags;
     };
     std::vector<std::string> found;

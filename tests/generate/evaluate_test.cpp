@@ -382,7 +382,7 @@ TEST_F(Evaluate, BadOptions) {
          o.bits = {3, 5}, o.formats = {"original"};
        },
        "--bits 5: needs tcq16 among --formats"},
-      {[](EvaluateOptions& o) { o.target_bytes = {1 << 20}, o.formats = {"affine"}; }, "--target-size need tcq16"},
+      {[](EvaluateOptions& o) { o.target_bytes = {1 << 20}, o.formats = {"affine"}; }, "--calibrate need tcq16"},
       {[](EvaluateOptions& o) { o.bits = {3.5}, o.preset = "dense"; }, "--preset dense: a mix on top of one number"},
       {[](EvaluateOptions& o) { o.head_bits = 5; }, "--head-bits 5: use 4, 8, or 16"},
       {[](EvaluateOptions& o) { o.bits = {3}, o.group_size = 48; }, "--group-size 48"},
