@@ -36,7 +36,7 @@ struct ConvertOptions {
   /// "GLOB=BITS": matrices whose Hugging Face name matches get 2, 3, 4 or 8 bits, or stay as they are (16). Later ones
   /// win. In the original's format: 16 alone. Norms, routers and the gates of shared experts always stay.
   std::vector<std::string> bits_for;
-  std::string preset;                 ///< a recommended mix on top of 2, 3 or 4 `bits`, before bits_for: "dense", "moe"
+  std::string preset;  ///< a recommended mix on top of 2, 3 or 4 `bits`, before bits_for: "dense", "moe"
   CalibrationOptions calibration;
   std::string rotation = "hadamard";  ///< "hadamard", "blockwise_hadamard" (the same) or "none"
   uint64_t rotation_seed = 42;        ///< of the random signs

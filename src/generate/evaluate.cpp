@@ -160,8 +160,8 @@ class WindowScorer {
           if (is_baseline) reference = top;
           const auto at = done + static_cast<size_t>(t);
           candidate.nll[at] = top.log_sum - static_cast<double>(x[window[static_cast<size_t>(first + t + 1)]]);
-          const double kl = kl_divergence(baseline_.data() + t * vocab, baseline_p_.data() + t * vocab, reference.log_sum,
-                                          x, top.log_sum, vocab);
+          const double kl = kl_divergence(baseline_.data() + t * vocab, baseline_p_.data() + t * vocab,
+                                          reference.log_sum, x, top.log_sum, vocab);
           candidate.kl[at] = static_cast<float>(kl);
           same[static_cast<size_t>(t)] = reference.token == top.token ? 1 : 0;
         }

@@ -5,11 +5,11 @@
 
 #include "core/interrupt.h"
 #include "generate/cache_file.h"
-#include "models/sampler.h"
 #include "generate/state.h"
 #include "generate/stop.h"
 #include "hub/hub.h"
 #include "io/config.h"
+#include "models/sampler.h"
 
 namespace turboquant {
 namespace {

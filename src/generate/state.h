@@ -57,7 +57,6 @@ struct KvCache::State {
   Tensor compress_behind(const Tensor& logits);
 };
 
-
 /// Tokens of a step of prefill().
 inline constexpr int64_t kPrefillTokens = 512;
 

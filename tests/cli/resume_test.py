@@ -117,7 +117,7 @@ def main():
         tests.check("a resumed conversion does not begin anew", grown >= 2, f"the journal grew {grown} times")
 
         # Calibrated: layers that are written are read back, and the text goes on behind them.
-        small, calibrate = Path(sys.argv[2]).resolve() / "micro" / "llama", ("--calibrate", "--calibrate-tokens", "1024")
+        small, calibrate = Path(sys.argv[2]).resolve() / "micro" / "llama", ("--calibrate", "--calibrate-tokens", "512")
         conversion = Conversion(command, small, root / "calibrated")
         start = time.monotonic()
         result = conversion.run(*calibrate)
@@ -126,8 +126,8 @@ def main():
         calibrated = files(conversion.out)
         conversion = Conversion(command, small, root / "calibrated again")
         went_on = 0
-        for number in range(4):
-            conversion.run_until_killed((0.5 + 0.1 * number) * calibrated_duration, *calibrate, "--resume")
+        for number in range(2):
+            conversion.run_until_killed((0.6 + 0.2 * number) * calibrated_duration, *calibrate, "--resume")
             went_on += conversion.journal_lines() > 1
             if conversion.out.exists():
                 break
