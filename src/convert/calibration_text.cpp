@@ -64,7 +64,8 @@ std::string read_texts(const fs::path& path) {
 
 }  // namespace
 
-TokenSequences own_text(const Checkpoint& source, int64_t tokens, uint64_t seed, std::shared_ptr<ThreadPool> pool) {
+TokenSequences own_text(const Checkpoint& source, int64_t tokens, uint64_t seed,
+                        const std::shared_ptr<ThreadPool>& pool) {
   ConversionSpec spec;
   spec.linear.bits = 8;
   const Conversion conversion(source, spec);
@@ -143,8 +144,8 @@ TokenSequences text_of_files(const Checkpoint& source, const std::string& path, 
 }
 
 TokenSequences calibration_text(const Checkpoint& source, const CalibrationOptions& options,
-                                std::shared_ptr<ThreadPool> pool) {
-  return options.text == "self" ? own_text(source, options.tokens, options.seed, std::move(pool))
+                                const std::shared_ptr<ThreadPool>& pool) {
+  return options.text == "self" ? own_text(source, options.tokens, options.seed, pool)
                                 : text_of_files(source, options.text, options.tokens);
 }
 

@@ -17,7 +17,8 @@ using TokenSequences = std::vector<std::vector<int32_t>>;
 /// At least `tokens` tokens that the model samples at temperature 1, in sequences of up to 512 that begin with its
 /// begin token, every other one followed by a neutral word. The model runs with 8-bit weights in memory. The same seed
 /// and model give the same text.
-TokenSequences own_text(const Checkpoint& source, int64_t tokens, uint64_t seed, std::shared_ptr<ThreadPool> pool);
+TokenSequences own_text(const Checkpoint& source, int64_t tokens, uint64_t seed,
+                        const std::shared_ptr<ThreadPool>& pool);
 
 /// Sequences of up to 512 tokens from a text file or from all files of a folder and its subfolders that are UTF-8 text,
 /// spread evenly over their whole length, at most `tokens` in all. Error: nothing to read, less than a sequence.
@@ -25,6 +26,6 @@ TokenSequences text_of_files(const Checkpoint& source, const std::string& path, 
 
 /// One of the two, as the options say. UsageError: fewer tokens than a sequence.
 TokenSequences calibration_text(const Checkpoint& source, const CalibrationOptions& options,
-                                std::shared_ptr<ThreadPool> pool);
+                                const std::shared_ptr<ThreadPool>& pool);
 
 }  // namespace turboquant
