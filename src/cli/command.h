@@ -30,7 +30,7 @@ CLI::Option* add_model_option(CLI::App& command, std::string& model, std::string
                               const std::string& names = "--model,--hf-path");
 void add_threads_option(CLI::App& command, int& threads);
 void add_precision_options(CLI::App& command, std::vector<std::string>& bits_for, std::string& preset);
-/// --calibrate, --calibrate-tokens, --calibrate-seed
+/// --calibrate, and --calibrate-tokens, -seed, -damping, -drift
 void add_calibration_options(CLI::App& command, CalibrationOptions& calibration);
 /// --target-size of one conversion.
 CLI::Option* add_target_size_option(CLI::App& command, uint64_t& bytes);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "convert/layer_stream.h"
 #include "convert/overlay_checkpoint.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
@@ -52,7 +53,7 @@ class Probe {
     for (const char* ends : {"model.embed_tokens", "lm_head"})
       measure(ends, 0, [&](Model& model) { return output_of(model, through_all(0, copy(model.embed(tokens_)))); });
     for (size_t layer = 0; layer < layers(); ++layer) {
-      measure("model.layers." + std::to_string(layer) + ".", static_cast<int64_t>(layer),
+      measure(layer_prefix(static_cast<int64_t>(layer)), static_cast<int64_t>(layer),
               [&](Model& model) { return output_of(*base_, through_all(layer + 1, through(model, 0, x))); });
       x = through(*base_, layer, x);
     }
