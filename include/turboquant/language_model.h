@@ -22,8 +22,11 @@ struct LoadOptions {
   bool qjl = true;                                     ///< with the QJL residuals of turboquant-mlx's files
   bool preload = false;                                ///< read all weights into memory before the first token
   bool lock = false;                                   ///< and keep them there (mlock)
+  bool profile = false;                                ///< measure where the time goes
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };
+
+class LanguageModel;
 
 struct GenerateOptions {
   int max_tokens = 200;
@@ -36,6 +39,11 @@ struct GenerateOptions {
   std::vector<std::string> stop;  ///< the text ends before the first of these
   bool raw = false;               ///< the prompt as it is, without the chat template
   std::string system;             ///< system message for the chat template; empty: the template's own
+  /// Speculative decoding: tokens that are guessed and checked several at once; the text is the same. "ngram": what
+  /// followed where the text's last tokens stood before. Empty: nothing is guessed.
+  std::string draft;
+  LanguageModel* draft_model = nullptr;  ///< guesses; a smaller model with the same tokenizer
+  int draft_max = 16;                    ///< tokens guessed at once, 1 to 64
   /// Goes on from what this cache shares with the prompt; in the end it remembers the prompt and the answer, but for
   /// the last token. None: a new cache.
   KvCache* cache = nullptr;
@@ -53,6 +61,7 @@ struct GenerateResult {
   double decode_seconds = 0;   ///< of all further tokens
   std::string finish_reason;  ///< "stop": end token or stop string; "length": max_tokens or a full context; "cancelled"
   uint64_t cache_bytes = 0;
+  int64_t drafted_tokens = 0, accepted_tokens = 0;  ///< guessed, and of these what came true
 };
 
 /// A model with its tokenizer. One thread at a time.

@@ -5,14 +5,16 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/step_cost.h"
 #include "core/interrupt.h"
+#include "generate/state.h"
 #include "turboquant/language_model.h"
 
 namespace turboquant {
 namespace {
 
 struct GenerateState {
-  std::string model, prompt = "Why is the sky blue?", prompt_cache;
+  std::string model, prompt = "Why is the sky blue?", prompt_cache, draft_model;
   LoadOptions load;
   GenerateOptions generate;
   uint64_t seed = 0;
@@ -21,9 +23,46 @@ struct GenerateState {
 
 double rate(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 
+// Where the time went, that of sampler and tokenizer included.
+void print_profile(LanguageModel& model, const GenerateResult& result) {
+  const LanguageModel::State& state = model.state();
+  const StepCost cost = step_cost(*state.checkpoint, state.model->info().tied_head);
+  const auto steps = static_cast<double>(std::max<size_t>(result.tokens.size(), 2) - 1);
+  // Of the cache about half of what the answer added was read, on average.
+  const double depth = static_cast<double>(result.prompt_tokens) + steps / 2;
+  const double kv_bytes =
+      static_cast<double>(result.cache_bytes) * depth / (static_cast<double>(result.prompt_tokens) + steps);
+  const std::map<OpClass, double> bytes = cost.by_class(kv_bytes);
+  fmt::print(stderr, "{:<20} {:>10} {:>8} {:>12} {:>8} {:>8}\n", "Time", "prompt ms", "share", "ms a token", "share",
+             "GB/s");
+  const auto row = [&](std::string_view name, double prompt, double answer, double read) {
+    if (prompt == 0 && answer == 0) return;
+    fmt::print(stderr, "{:<20} {:>10.2f} {:>7.1f}% {:>12.3f} {:>7.1f}% {:>8}\n", name, prompt * 1e3,
+               100 * prompt / result.prefill_seconds, answer * 1e3 / steps, 100 * answer / result.decode_seconds,
+               read > 0 && answer > 0 ? fmt::format("{:.1f}", read * steps / answer * 1e-9) : "-");
+  };
+  for (size_t i = 0; i < kOpClasses; ++i) {
+    const auto op = static_cast<OpClass>(i);
+    const auto read = bytes.find(op);
+    row(name(op), state.prompt_profile[op].seconds, (*state.profile)[op].seconds,
+        read == bytes.end() ? 0 : read->second);
+  }
+  row("sampling and text", result.prefill_seconds - state.prompt_profile.seconds(),
+      result.decode_seconds - state.profile->seconds(), 0);
+  row("all", result.prefill_seconds, result.decode_seconds, cost.bytes() + kv_bytes);
+}
+
 void run(const GenerateState& state) {
   LanguageModel model = LanguageModel::load(state.model, state.load);
   GenerateOptions options = state.generate;
+  std::optional<LanguageModel> draft;
+  if (!state.draft_model.empty()) {
+    LoadOptions load = state.load;
+    load.revision.clear();
+    load.profile = false;
+    draft = LanguageModel::load(state.draft_model, load);
+    options.draft_model = &*draft;
+  }
   std::optional<KvCache> cache;
   const std::string& file = state.prompt_cache;
   if (!file.empty()) {
@@ -47,8 +86,11 @@ void run(const GenerateState& state) {
       rate(result.prompt_tokens - result.cached_tokens, result.prefill_seconds)));
   message(fmt::format("Generation: {} tokens, {:.1f} tokens-per-sec", generated,
                       rate(generated - 1, result.decode_seconds)));
+  if (result.drafted_tokens > 0)
+    message(fmt::format("Drafts: {} of {} tokens came true", result.accepted_tokens, result.drafted_tokens));
   message(fmt::format("KV cache: {:.1f} MB, finished: {}", static_cast<double>(result.cache_bytes) * 1e-6,
                       result.finish_reason));
+  if (state.load.profile) print_profile(model, result);
   check_interrupt();
 }
 
@@ -84,6 +126,13 @@ void add_generate(CLI::App& app) {
                       "next prompt begins with; then written anew");
   command->add_flag("--prompt-cache-all", state->prompt_cache_all, "Keep the answer in it, too");
   command->add_flag("--prompt-cache-ro", state->prompt_cache_ro, "Use it, but do not write it");
+  command->add_option(
+      "--draft", options.draft,
+      "Speculative decoding, the same text faster. ngram: guess what followed where the last tokens stood "
+      "before; for answers that repeat their prompt");
+  command->add_option("--draft-model", state->draft_model, "A smaller model with the same tokenizer that guesses");
+  command->add_option("--draft-max", options.draft_max, "Tokens guessed at once, at most")->capture_default_str();
+  command->add_flag("--profile", state->load.profile, "Print where the time goes, by kind of operation");
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8: slower");
   command->add_flag("--fast", state->fast,
                     "Leave out the QJL residuals of a model converted with --use-qjl: faster, less exact");

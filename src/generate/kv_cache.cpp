@@ -1,5 +1,7 @@
 #include "turboquant/kv_cache.h"
 
+#include <algorithm>
+
 #include "generate/cache_file.h"
 #include "generate/state.h"
 
@@ -53,14 +55,25 @@ Tensor KvCache::State::compress_behind(const Tensor& logits) {
   return copy;
 }
 
-Tensor KvCache::State::read(std::span<const int32_t> more) {
+int64_t KvCache::State::trim(int64_t length) {
+  const int64_t left = cache.trim(length);
+  tokens.resize(static_cast<size_t>(left));
+  return left;
+}
+
+int64_t KvCache::State::keep_common(std::span<const int32_t> text) {
+  const auto most = text.end() - 1;
+  return trim(std::mismatch(text.begin(), most, tokens.begin(), tokens.end()).first - text.begin());
+}
+
+Tensor KvCache::State::read(std::span<const int32_t> more, int64_t rows) {
   Tensor logits;
   while (!more.empty()) {
     size_t count = more.size();
     const bool later = to_be_compressed() && options.start > 0;
     if (later && options.start > cache.length())
       count = std::min(count, static_cast<size_t>(options.start - cache.length()));
-    logits = prefill(*model->model, cache, more.first(count));
+    logits = prefill(*model->model, cache, more.first(count), rows);
     tokens.insert(tokens.end(), more.begin(), more.begin() + static_cast<std::ptrdiff_t>(count));
     more = more.subspan(count);
     if (later && cache.length() >= options.start) logits = compress_behind(logits);
@@ -84,11 +97,7 @@ KvCache KvCache::fork() const {
   return KvCache(std::move(copy));
 }
 
-int64_t KvCache::trim(int64_t length) {
-  const int64_t left = state_->cache.trim(length);
-  state_->tokens.resize(static_cast<size_t>(left));
-  return left;
-}
+int64_t KvCache::trim(int64_t length) { return state_->trim(length); }
 
 void KvCache::save(const std::string& path) const { save_cache(path, *state_); }
 

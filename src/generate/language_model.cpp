@@ -1,10 +1,14 @@
 #include "turboquant/language_model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 
 #include "core/interrupt.h"
 #include "generate/cache_file.h"
+#include "generate/drafter.h"
+#include "generate/speculation.h"
 #include "generate/state.h"
 #include "generate/stop.h"
 #include "hub/hub.h"
@@ -28,15 +32,6 @@ std::string left_out_qjl(const Checkpoint& checkpoint) {
                                    [](const TensorInfo& info) { return info.name.ends_with(".qjl_packed"); });
   if (count == 0) return "The model has no QJL residuals to leave out";
   return "Left out the QJL residuals of " + std::to_string(count) + " layers";
-}
-
-// Forgets what is not the beginning of `prompt`, and its last token, whose logits are wanted. Returns what is left.
-int64_t keep_common(KvCache::State& cache, const std::vector<int32_t>& prompt) {
-  const auto most = prompt.end() - 1;
-  const auto end = std::mismatch(prompt.begin(), most, cache.tokens.begin(), cache.tokens.end()).first;
-  const int64_t left = cache.cache.trim(end - prompt.begin());
-  cache.tokens.resize(static_cast<size_t>(left));
-  return left;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -64,14 +59,30 @@ std::vector<int32_t> LanguageModel::State::prompt_tokens(std::string_view prompt
   return tokenizer().encode(chat->render(messages), false);
 }
 
-Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens) {
+std::unique_ptr<Drafter> LanguageModel::State::drafter(const GenerateOptions& options,
+                                                       const std::vector<int32_t>& prompt) {
+  if (!options.draft.empty() && options.draft != "ngram") throw UsageError("--draft " + options.draft + ": use ngram");
+  if (!options.draft.empty() && options.draft_model != nullptr)
+    throw UsageError("--draft and --draft-model: give one of both");
+  if (!options.draft.empty()) return make_ngram_drafter();
+  if (options.draft_model == nullptr) return nullptr;
+  const std::shared_ptr<State>& draft = options.draft_model->state_;
+  if (draft.get() == this) throw UsageError("--draft-model: the model cannot draft for itself");
+  if (draft->tokenizer().decode(prompt) != tokenizer().decode(prompt))
+    throw Error(draft->checkpoint->path().string() + ": as a draft model it must have the tokenizer of " +
+                checkpoint->path().string());
+  return make_model_drafter(draft, model->info().vocab_size);
+}
+
+Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens, int64_t rows) {
   Tensor logits;
   while (!tokens.empty()) {
     check_interrupt();
-    const auto chunk = tokens.first(std::min(tokens.size(), static_cast<size_t>(kPrefillTokens)));
-    tokens = tokens.subspan(chunk.size());
-    const auto count = static_cast<int64_t>(chunk.size());
-    const SequenceTokens sequence{&cache, chunk, tokens.empty() ? count - 1 : count};
+    const auto size = static_cast<int64_t>(tokens.size());
+    const int64_t count = size > kPrefillTokens ? std::min(kPrefillTokens, size - rows) : size;
+    const SequenceTokens sequence{&cache, tokens.first(static_cast<size_t>(count)),
+                                  count == size ? count - rows : count};
+    tokens = tokens.subspan(static_cast<size_t>(count));
     logits = model.forward({&sequence, 1});
   }
   return logits;
@@ -93,7 +104,12 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   if (!options.qjl && options.on_message) options.on_message(left_out_qjl(*state->checkpoint));
   if (options.preload || options.lock) load_into_memory(*state->checkpoint, options.lock);
   state->pool = std::make_shared<ThreadPool>(options.threads);
-  state->model = load_model(*state->checkpoint, make_cpu_ops(state->pool), state->options);
+  std::shared_ptr<Ops> ops = make_cpu_ops(state->pool);
+  if (options.profile) {
+    state->profile = std::make_shared<Profile>();
+    ops = make_profiling_ops(ops, state->profile);
+  }
+  state->model = load_model(*state->checkpoint, ops, state->options);
   const Checkpoint& checkpoint = *state->checkpoint;
   state->chat = chat_template_of([&](std::string_view name) { return checkpoint.file(name); });
   add_end_tokens(text_config(checkpoint.config(), path), state->end_tokens);
@@ -134,6 +150,8 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
   if (options.max_tokens < 1)
     throw UsageError("--max-tokens " + std::to_string(options.max_tokens) + ": must be 1 or more");
   Sampler sampler(options);
+  if (options.draft_max < 1 || options.draft_max > kMostDrafts)
+    throw UsageError(fmt::format("--draft-max {}: must be 1 to {}", options.draft_max, kMostDrafts));
   Model& model = *state_->model;
   std::vector<int32_t> history = state_->prompt_tokens(prompt, options);
   if (history.empty()) throw UsageError("the prompt has no tokens; give some text to continue");
@@ -157,17 +175,21 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
     wanted = piece.empty() || !on_text || on_text(piece);
   };
 
+  if (state_->profile) state_->profile->clear();
   auto start = std::chrono::steady_clock::now();
-  result.cached_tokens = keep_common(cache, history);
+  result.cached_tokens = cache.keep_common(history);
   const std::span<const int32_t> prompt_rest = std::span(history).subspan(static_cast<size_t>(result.cached_tokens));
   cache.read(prompt_rest.first(prompt_rest.size() - 1));
   if (options.on_prompt) options.on_prompt();
   Tensor logits = cache.read(prompt_rest.last(1));
   if (cache.to_be_compressed() && cache.options.start == KvCacheOptions::kAfterPrompt)
     logits = cache.compress_behind(logits);
+  Speculation speculation(cache, state_->drafter(options, history), options.draft_max);
+  std::span<const float> next(logits.data<float>(), static_cast<size_t>(logits.elements()));
   while (true) {
-    const int32_t token = sampler.sample({logits.data<float>(), static_cast<size_t>(logits.elements())}, history);
+    const int32_t token = sampler.sample(next, history);
     if (result.tokens.empty() && result.prefill_seconds == 0) {
+      if (state_->profile) state_->prompt_profile = std::exchange(*state_->profile, {});
       result.prefill_seconds = seconds_since(start);
       start = std::chrono::steady_clock::now();
     }
@@ -186,12 +208,15 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
       result.finish_reason = "cancelled";
       break;
     }
-    if (static_cast<int>(result.tokens.size()) >= options.max_tokens ||
-        static_cast<int64_t>(history.size()) >= model.info().max_context)
-      break;
-    logits = cache.read({&token, 1});
+    const int64_t more = std::min(options.max_tokens - static_cast<int64_t>(result.tokens.size()),
+                                  model.info().max_context - static_cast<int64_t>(history.size()));
+    if (more <= 0) break;
+    next = speculation.next(history, more - 1);
   }
   result.decode_seconds = seconds_since(start);
+  result.drafted_tokens = speculation.drafted();
+  result.accepted_tokens = speculation.accepted();
+  if (options.cache != nullptr) speculation.finish(history);
   if (!stop.found()) {
     emit(stop.add(detokenizer.finish()));
     emit(stop.finish());

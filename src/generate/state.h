@@ -7,12 +7,15 @@
 
 #include "io/checkpoint.h"
 #include "models/model.h"
+#include "ops/profile.h"
 #include "text/chat.h"
 #include "text/load_tokenizer.h"
 #include "turboquant/kv_cache.h"
 #include "turboquant/language_model.h"
 
 namespace turboquant {
+
+class Drafter;
 
 struct LanguageModel::State {
   std::shared_ptr<ThreadPool> pool;
@@ -24,6 +27,8 @@ struct LanguageModel::State {
   ModelOptions options;
   KvCacheOptions kv;  // of caches that are not made with others
   std::string known_fingerprint;
+  std::shared_ptr<Profile> profile;  // if it was asked for: of the last generate(), from its first token on
+  Profile prompt_profile;            // and before that
 
   /// Loaded at the first use: whoever only computes logits never waits for it. Error if the model has none.
   const Tokenizer& tokenizer();
@@ -31,6 +36,8 @@ struct LanguageModel::State {
   const std::string& fingerprint();
   /// Prompt tokens under the chat template, or of the plain text.
   std::vector<int32_t> prompt_tokens(std::string_view prompt, const GenerateOptions& options);
+  /// What the options ask for; null: none. Error: it does not exist, or has another tokenizer.
+  std::unique_ptr<Drafter> drafter(const GenerateOptions& options, const std::vector<int32_t>& prompt);
 };
 
 /// How caches are made, as a command or caller names it. UsageError: what does not exist or does not fit.
@@ -47,9 +54,13 @@ struct KvCache::State {
 
   /// An empty one.
   State(std::shared_ptr<LanguageModel::State> of, const KvCacheOptions& kv);
-  /// Feeds tokens, compressing the cache when it has read options.start of them; returns the logits [1, vocab_size] of
-  /// the last.
-  Tensor read(std::span<const int32_t> more);
+  /// Feeds tokens, compressing the cache when it has read options.start of them; returns the logits [rows, vocab_size]
+  /// of the last ones, which are then fewer than kPrefillTokens.
+  Tensor read(std::span<const int32_t> more, int64_t rows = 1);
+  /// As Cache::trim().
+  int64_t trim(int64_t length);
+  /// Forgets what is not the beginning of `text`, and its last token, whose logits are wanted. Returns what is left.
+  int64_t keep_common(std::span<const int32_t> text);
   /// Whether it is still to be compressed, as the options say.
   bool to_be_compressed() const;
   void compress();
@@ -60,7 +71,7 @@ struct KvCache::State {
 /// Tokens of a step of prefill().
 inline constexpr int64_t kPrefillTokens = 512;
 
-/// Feeds tokens in chunks; returns the logits [1, vocab_size] of the last.
-Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens);
+/// Feeds tokens in chunks; returns the logits [rows, vocab_size] of the last ones.
+Tensor prefill(Model& model, Cache& cache, std::span<const int32_t> tokens, int64_t rows = 1);
 
 }  // namespace turboquant
