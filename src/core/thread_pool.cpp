@@ -79,6 +79,21 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
+bool ThreadPool::inside() { return inside_region; }
+
+ThreadPool::Pieces* ThreadPool::divide(int64_t pieces) const {
+  thread_local std::vector<Pieces> shares;
+  const auto count = static_cast<uint64_t>(size());
+  if (shares.size() < count) shares = std::vector<Pieces>(count);
+  uint64_t begin = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t end = static_cast<uint64_t>(pieces) * (i + 1) / count;
+    shares[i].ends.store(begin | end << 32, std::memory_order_relaxed);
+    begin = end;
+  }
+  return shares.data();
+}
+
 void ThreadPool::call(int thread) {
   inside_region = true;
   try {

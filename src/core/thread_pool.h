@@ -31,19 +31,22 @@ class ThreadPool {
               const_cast<std::remove_const_t<Function>*>(&body)});
   }
 
-  /// Calls body(begin, end) over [0, n) in pieces of `grain`, handed to whichever thread is free; in one piece if there
-  /// is one thread only. After an exception no further pieces are begun.
+  /// Calls body(begin, end) over [0, n) in pieces of `grain`; in one piece if there is one thread only. Every thread
+  /// goes through pieces of its own from front to back, so that what it reads is one stream, and then takes others'
+  /// from their back. After an exception no further pieces are begun.
   template <typename Body>
   void parallel_for(int64_t n, int64_t grain, Body&& body) {
-    if (n <= grain || workers_.empty()) {
+    if (n <= grain || workers_.empty() || inside()) {
       if (n > 0) body(int64_t{0}, n);
       return;
     }
-    std::atomic<int64_t> next = 0;
-    run([&](int) {
-      for (int64_t begin = 0;
-           !failed_.load(std::memory_order_relaxed) && (begin = next.fetch_add(grain, std::memory_order_relaxed)) < n;)
-        body(begin, begin + grain < n ? begin + grain : n);
+    Pieces* const pieces = divide((n + grain - 1) / grain);
+    run([&](int thread) {
+      for (int i = 0; i < size(); ++i) {
+        Pieces& from = pieces[thread + i < size() ? thread + i : thread + i - size()];
+        for (int64_t piece = 0; !failed_.load(std::memory_order_relaxed) && (piece = from.take(i == 0)) >= 0;)
+          body(piece * grain, (piece + 1) * grain < n ? (piece + 1) * grain : n);
+      }
     });
   }
 
@@ -53,6 +56,28 @@ class ThreadPool {
     void* context = nullptr;
   };
 
+  /// The pieces of a loop that are left of a thread's share.
+  struct alignas(64) Pieces {
+    std::atomic<uint64_t> ends;  // the first in the lower half, behind the last in the upper
+
+    /// The first, or the last; -1 if none is left.
+    int64_t take(bool first) {
+      uint64_t now = ends.load(std::memory_order_relaxed);
+      while (true) {
+        const uint64_t begin = now & 0xffffffff, end = now >> 32;
+        if (begin >= end) return -1;
+        const uint64_t then = first ? now + 1 : now - (uint64_t{1} << 32);
+        if (ends.compare_exchange_weak(now, then, std::memory_order_relaxed))
+          return static_cast<int64_t>(first ? begin : end - 1);
+      }
+    }
+  };
+
+  /// Whether the calling thread is in a region.
+  static bool inside();
+  /// Shares out so many pieces, fewer than 2^32, among all threads; in the calling thread's own memory, until its next
+  /// call.
+  Pieces* divide(int64_t pieces) const;
   void run_task(Task task);
   void work(int thread);
   void call(int thread);
