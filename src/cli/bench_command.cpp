@@ -7,15 +7,14 @@
 
 #include "cli/ceilings.h"
 #include "cli/command.h"
+#include "cli/step_cost.h"
 #include "cli/synthetic.h"
 #include "core/interrupt.h"
 #include "core/memory.h"
 #include "core/random.h"
 #include "generate/state.h"
 #include "hub/hub.h"
-#include "io/config.h"
 #include "models/shapes.h"
-#include "models/summary.h"
 #include "ops/profile.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
@@ -33,21 +32,11 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// The share of a layer's experts that a token is sent to; 1 without experts.
-double routed_share(const Checkpoint& checkpoint) {
-  const std::string where = checkpoint.path().string();
-  const nlohmann::json config = text_config(checkpoint.config(), where);
-  int64_t experts = 0;
-  for (const TensorInfo& tensor : checkpoint.tensors()) experts = std::max(experts, expert_number(tensor.name) + 1);
-  if (experts == 0) return 1;
-  return static_cast<double>(config_integer_or(config, where, "num_experts_per_tok", 1)) / static_cast<double>(experts);
-}
-
 struct BenchOptions {
   std::string model, revision, synthetic, json;
   KvCacheOptions kv;
-  int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64, depth = 0;
-  bool kernels = false, preload = false, lock = false;
+  int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64, depth = 0, batch = 1;
+  bool kernels = false, ceilings = false, profile = false, preload = false, lock = false;
 };
 
 struct BenchRow {
@@ -58,11 +47,17 @@ struct BenchRow {
   double of_step = 0;  // of a part of a decoding step, its share of the time
 };
 
-/// A decode run: time and classes of operations of all its tokens.
-struct DecodeRun {
+/// A run: time and classes of operations of all its tokens.
+struct Run {
   double seconds = 0;
   Profile profile;
 };
+
+Run median(std::vector<Run> runs) {
+  const auto middle = runs.begin() + static_cast<std::ptrdiff_t>(runs.size() / 2);
+  std::nth_element(runs.begin(), middle, runs.end(), [](const Run& a, const Run& b) { return a.seconds < b.seconds; });
+  return *middle;
+}
 
 class Bench {
  public:
@@ -79,9 +74,13 @@ class Bench {
     fmt::print("{:<38} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share",
                "of step");
     memory_ = memory_read_rate(*pool_) * 1e-9;
-    int8_ = int8_peak_rate(*pool_, turboquant::kernels()) * 1e-9;
+    int8_ = peak_rate(*pool_, turboquant::kernels().peak_int8) * 1e-9;
     add({"memory read", 0, memory_, 0, memory_, 1});
     add({"int8 multiply-add", 0, 0, int8_, int8_, 1});
+    if (options_.ceilings) {
+      const double f32 = peak_rate(*pool_, turboquant::kernels().peak_f32) * 1e-9;
+      add({"fp32 multiply-add", 0, 0, f32, f32, 1});
+    }
     const double fork_join = fork_join_seconds(*pool_);
     fmt::print("{:<38} {:.2f} us\n", "fork and join", fork_join * 1e6);
     if (options_.kernels) {
@@ -172,39 +171,30 @@ class Bench {
     const auto profile = std::make_shared<Profile>();
     const CacheOptions cache_as = cache_options(options_.kv);
     const std::unique_ptr<Model> model =
-        load_model(checkpoint, options_.depth > 0 ? std::shared_ptr<Ops>(make_profiling_ops(ops_, profile)) : ops_,
+        load_model(checkpoint, options_.profile ? std::shared_ptr<Ops>(make_profiling_ops(ops_, profile)) : ops_,
                    {.cache = cache_as});
     if (options_.depth + options_.repeats * options_.tokens + 1 > model->info().max_context)
       throw UsageError(fmt::format("--depth {}: with {} runs of {} tokens more than the model's context of {}",
                                    options_.depth, options_.repeats, options_.tokens, model->info().max_context));
     const double load_s = seconds_since(loading);
     const std::string label = std::filesystem::path(given).filename().string();
-    const Summary summary = summarize(checkpoint);
-    // What a token reads: linear layers, of experts those that it is sent to, and the head.
-    const double routed = routed_share(checkpoint);
-    const double linear_bytes = static_cast<double>(summary.linear.bytes - summary.experts.bytes) +
-                                routed * static_cast<double>(summary.experts.bytes);
-    double head_bytes = 0;
-    for (const auto& [key, share] : summary.matrices)
-      if (key.first == (model->info().tied_head ? Role::embedding : Role::head))
-        head_bytes += static_cast<double>(share.bytes);
-    const double multiply_adds = static_cast<double>(summary.linear.weights - summary.experts.weights) +
-                                 routed * static_cast<double>(summary.experts.weights);
+    const StepCost cost = step_cost(checkpoint, model->info().tied_head);
     fmt::print("{:<38} {:.1f} ms\n", label + " load", load_s * 1e3);
     const int64_t prompt_length = std::min<int64_t>(options_.prompt, model->info().max_context - 1);
     std::vector<int32_t> prompt;
     for (const uint32_t word : random_bits(4, prompt_length))
       prompt.push_back(static_cast<int32_t>(word % static_cast<uint32_t>(model->info().vocab_size)));
 
-    std::vector<double> prefill_s;
+    std::vector<Run> prefills;
     const bool peak_known = reset_peak_memory();
     const uint64_t before = peak_memory();
     double prompt_cache_bytes = 0;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       Cache cache = model->make_cache();
+      profile->clear();
       const auto start = Clock::now();
       prefill(*model, cache, prompt);
-      prefill_s.push_back(seconds_since(start));
+      prefills.push_back({seconds_since(start), *profile});
       prompt_cache_bytes = static_cast<double>(cache.bytes());
       check_interrupt();
     }
@@ -213,7 +203,7 @@ class Bench {
     model->fill_randomly(cache, options_.depth);
     prefill(*model, cache, std::span(prompt).first(1));
     const auto cache_bytes = static_cast<double>(cache.bytes());
-    std::vector<DecodeRun> runs;
+    std::vector<Run> runs;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       profile->clear();
       const auto start = Clock::now();
@@ -223,32 +213,55 @@ class Bench {
       runs.push_back({seconds_since(start), *profile});
       check_interrupt();
     }
-    const auto middle = runs.begin() + static_cast<std::ptrdiff_t>(runs.size() / 2);
-    std::nth_element(runs.begin(), middle, runs.end(),
-                     [](const DecodeRun& a, const DecodeRun& b) { return a.seconds < b.seconds; });
-    const double tok = options_.tokens / middle->seconds,
-                 rate = (linear_bytes + head_bytes + (options_.depth > 0 ? cache_bytes : 0)) * tok * 1e-9;
+    const Run middle = median(runs), middle_prefill = median(prefills);
+    const double tok = options_.tokens / middle.seconds,
+                 rate = (cost.bytes() + (options_.depth > 0 ? cache_bytes : 0)) * tok * 1e-9;
     const std::string at = options_.depth > 0 ? fmt::format(" at {}, KV {}", options_.depth, options_.kv.bits) : "";
     add({label + " decode" + at, tok, rate, 0, memory_, rate / memory_});
-    if (options_.depth > 0) {
+    if (options_.depth > 0) fmt::print("{:<38} {:.1f} MB\n", label + " KV cache", cache_bytes * 1e-6);
+    if (options_.profile) {
       const auto kv_bytes = static_cast<double>(
           turboquant::cache_bytes(model->ops(), model->layer_memory(), cache_as, options_.depth + 1).kv);
-      parts_of_step(label, *middle,
-                    {{OpClass::products, linear_bytes}, {OpClass::head, head_bytes}, {OpClass::attention, kv_bytes}});
-      fmt::print("{:<38} {:.1f} MB\n", label + " KV cache", cache_bytes * 1e-6);
+      parts_of_step(label + " decode", middle, cost.by_class(kv_bytes));
     }
-    const double prefill_tok = static_cast<double>(prompt_length) / median(prefill_s),
-                 gops = 2e-9 * multiply_adds * prefill_tok;
+    if (options_.batch > 1) decode_batch(*model, label, prompt, cost, tok);
+    const double prefill_tok = static_cast<double>(prompt_length) / middle_prefill.seconds,
+                 gops = 2e-9 * cost.multiply_adds * prefill_tok;
     const std::string prefill_label = fmt::format("{} prefill {}", label, prompt_length);
     add({prefill_label, prefill_tok, 0, gops, int8_, gops / int8_});
+    if (options_.profile) parts_of_step(prefill_label, middle_prefill, {});
     if (peak_known)
       fmt::print("{:<38} {:.1f} MB at most, {:.1f} MB more than before it; KV cache {:.1f} MB\n",
                  prefill_label + " memory", peak * 1e-6, (peak - static_cast<double>(before)) * 1e-6,
                  prompt_cache_bytes * 1e-6);
   }
 
-  // What a decoding step consists of. `bytes`: what an operation of a class reads a token.
-  void parts_of_step(const std::string& label, const DecodeRun& run, const std::map<OpClass, double>& bytes) {
+  // Tokens a second of several sequences together, step by step. `alone`: of one.
+  void decode_batch(Model& model, const std::string& label, const std::vector<int32_t>& prompt, const StepCost& cost,
+                    double alone) {
+    const auto count = static_cast<size_t>(options_.batch);
+    std::vector<double> seconds;
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      std::vector<Cache> caches;
+      for (size_t i = 0; i < count; ++i) caches.push_back(model.make_cache());
+      const auto start = Clock::now();
+      for (int step = 0; step < options_.tokens; ++step) {
+        std::vector<SequenceTokens> batch;
+        for (size_t i = 0; i < count; ++i)
+          batch.push_back(
+              {&caches[i], std::span(prompt).subspan((count * static_cast<size_t>(step) + i) % prompt.size(), 1)});
+        model.forward(batch);
+      }
+      seconds.push_back(seconds_since(start));
+      check_interrupt();
+    }
+    const double tok = options_.batch * options_.tokens / median(seconds), gops = 2e-9 * cost.multiply_adds * tok;
+    add({fmt::format("{} decode, {} sequences", label, options_.batch), tok, 0, gops, int8_, gops / int8_});
+    fmt::print("{:<38} {:.2f} times one sequence\n", "", tok / alone);
+  }
+
+  // What a decoding step or a prefill consists of. `bytes`: what an operation of a class reads a token.
+  void parts_of_step(const std::string& label, const Run& run, const std::map<OpClass, double>& bytes) {
     for (size_t i = 0; i < kOpClasses; ++i) {
       const auto op = static_cast<OpClass>(i);
       const double seconds = run.profile[op].seconds;
@@ -283,6 +296,11 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")
       ->capture_default_str();
+  command->add_flag("--ceilings", options->ceilings, "Only what the machine can do (or this, too): memory, int8, fp32");
+  command->add_flag("--profile", options->profile, "Also what decoding and prefill consist of, by kind of operation");
+  command->add_option("--batch", options->batch, "Also so many sequences decoded together")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_flag("--kernels", options->kernels, "Also the kernels alone (the default if no model is named)");
   command->add_option("--prompt-tokens", options->prompt, "Prompt of the prefill")
       ->capture_default_str()
@@ -302,7 +320,8 @@ void add_bench(CLI::App& app) {
   add_memory_options(*command, options->preload, options->lock);
   command->footer("Example:\n  turboquant bench --synthetic llama-3.2-1b --bits 3");
   command->callback([=] {
-    if (options->model.empty() && options->synthetic.empty()) options->kernels = true;
+    if (options->depth > 0) options->profile = true;
+    if (options->model.empty() && options->synthetic.empty() && !options->ceilings) options->kernels = true;
     Bench(*options).run();
   });
 }

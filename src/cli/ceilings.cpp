@@ -1,8 +1,8 @@
 #include "cli/ceilings.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
-#include <vector>
 
 #include "core/tensor.h"
 
@@ -16,7 +16,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 }  // namespace
 
 double memory_read_rate(ThreadPool& pool, int passes) {
-  constexpr int64_t kWords = int64_t{1} << 27;  // 1 GiB
+  constexpr int64_t kWords = int64_t{1} << 28;  // 2 GiB
   constexpr int64_t kPiece = 1 << 17;           // 1 MiB
   Tensor buffer = Tensor::zeros(DType::u64, {kWords});
   auto* words = buffer.data<uint64_t>();
@@ -38,21 +38,14 @@ double memory_read_rate(ThreadPool& pool, int passes) {
   return sink == 0 ? 0 : best;
 }
 
-double int8_peak_rate(ThreadPool& pool, const Kernels& kernels) {
-  constexpr int64_t kGroups = 16;  // two panels of 4 KB each and 3 KB of activations
-  constexpr int kRepeats = 4000;
-  const std::vector<uint8_t> panel(static_cast<size_t>(kGroups * 256), 3);
-  const std::vector<int8_t> x(static_cast<size_t>(kGroups * 16 * kTokenPanel), 2);
+double peak_rate(ThreadPool& pool, int64_t (*loop)(int64_t repeats)) {
+  constexpr int64_t kRepeats = 2'000'000;
   double best = 0;
   for (int pass = 0; pass < 5; ++pass) {
+    std::atomic<int64_t> done = 0;
     const auto start = Clock::now();
-    pool.run([&](int) {
-      std::vector<int32_t> out(kTokenPanel * kTilePair * 16);
-      for (int i = 0; i < kRepeats; ++i)
-        kernels.panel_dot(panel.data(), panel.data(), kGroups, x.data(), kTokenPanel, out.data());
-    });
-    const double operations = 2.0 * kGroups * 16 * kTokenPanel * kTilePair * 16 * kRepeats * pool.size();
-    best = std::max(best, operations / seconds_since(start));
+    pool.run([&](int) { done += loop(kRepeats); });
+    best = std::max(best, 2 * static_cast<double>(done) / seconds_since(start));
   }
   return best;
 }

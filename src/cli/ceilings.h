@@ -6,11 +6,11 @@
 
 namespace turboquant {
 
-/// Bytes a second that all threads read from memory together: a plain streaming sum over 1 GiB, the best of `passes`.
+/// Bytes a second that all threads read from memory together: a plain streaming sum over 2 GiB, the best of `passes`.
 double memory_read_rate(ThreadPool& pool, int passes = 5);
 
-/// int8 multiply-adds a second of all threads on data in the first-level cache, counted as two operations each.
-double int8_peak_rate(ThreadPool& pool, const Kernels& kernels);
+/// Operations a second of all threads that do nothing but multiply-adds (two operations each) in registers.
+double peak_rate(ThreadPool& pool, int64_t (*loop)(int64_t repeats));
 
 /// Seconds of an empty parallel region.
 double fork_join_seconds(ThreadPool& pool);

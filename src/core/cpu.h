@@ -8,7 +8,7 @@ namespace turboquant {
 enum class CpuLevel { scalar, avx2, avx512 };
 
 /// The level that kernels are chosen by, fixed at the first call. avx2: AVX2, FMA, F16C. avx512: F, BW, DQ, VL, VBMI,
-/// VNNI. Throws Error if TURBOQUANT_CPU names a level that is unknown or that the processor lacks.
+/// VNNI, and GFNI. Throws Error if TURBOQUANT_CPU names a level that is unknown or that the processor lacks.
 CpuLevel cpu_level();
 
 /// The best level that the processor has, whatever the environment says.

@@ -129,6 +129,26 @@ double tile_dot_error(const Kernels& kernels, Dice& dice) {
   return largest;
 }
 
+double tile_dots_error(const Kernels& kernels, Dice& dice) {
+  if (kernels.shared_tokens == 1) return 0;
+  const int bits = random_bits_of_tile(dice);
+  const int64_t groups = random_groups(dice);
+  const int tokens = static_cast<int>(dice.between(2, kernels.shared_tokens));
+  const std::vector<uint8_t> blocks = random_tile(bits, groups, dice);
+  const std::vector<int8_t> x = dice.int8s(4 * groups * kTokenPanel * 4);
+  Guarded<int32_t> fast(tokens * kTileRows), plain(tokens * kTileRows);
+  kernels.tile_dots(bits, blocks.data(), groups, x.data(), tokens, fast.data());
+  kScalarKernels.tile_dots(bits, blocks.data(), groups, x.data(), tokens, plain.data());
+  double largest = 0;
+  for (int t = 0; t < tokens; ++t) {
+    int32_t sum = 0;
+    for (int64_t k = 0; k < kGroup * groups; ++k) sum += x[static_cast<size_t>((k / 4 * kTokenPanel + t) * 4 + k % 4)];
+    for (int r = t * kTileRows; r < (t + 1) * kTileRows; ++r)
+      largest = std::max(largest, std::fabs(static_cast<double>(fast[r]) - kernels.bias * sum - plain[r]));
+  }
+  return largest;
+}
+
 double tile_panel_error(const Kernels& kernels, Dice& dice) {
   const int bits = random_bits_of_tile(dice);
   const int64_t groups = random_groups(dice), n = groups * kTileRows * kGroup;
@@ -335,6 +355,7 @@ const KernelCase kCases[] = {
     {"dense_f16", "of the norms of row and token", 4e-7, 60, dense_f16_error},
     {"dense_bf16", "of the norms of row and token", 4e-7, 60, dense_bf16_error},
     {"tile_dot", "equal sums", 0, 120, tile_dot_error},
+    {"tile_dots", "equal sums", 0, 120, tile_dots_error},
     {"tile_panel", "equal integers", 0, 60, tile_panel_error},
     {"panel_dot", "equal sums", 0, 60, panel_dot_error},
     {"scale_tile", "equal bits", 0, 50, scale_tile_error},

@@ -74,7 +74,7 @@ std::vector<Tensor> CpuOps::matmul_each(std::span<const Product> products) {
       const int64_t tile = (unit - work.first_unit) * kTilePair;
       if (!work.tiled) {
         floating(work, tile, rows);
-      } else if (work.x->tokens == 1) {
+      } else if (work.x->tokens <= kernels_.shared_tokens) {
         for (int64_t i = tile; i < std::min(tile + kTilePair, tile_count(work.weight->rows)); ++i) tiled_dot(work, i);
       } else {
         tiled_panels(work, tile, panels, sums);
@@ -106,10 +106,13 @@ void CpuOps::tiled_dot(const Work& work, int64_t tile) const {
   const Weight& weight = *work.weight;
   const Activations& x = *work.x;
   const int64_t groups = weight.cols / kGroup;
-  alignas(64) int32_t sums[kTileRows];
-  kernels_.tile_dot(weight.bits, weight.data.data<uint8_t>() + tile * groups * block_bytes(weight.bits), groups,
-                    x.q.data<int8_t>(), sums);
-  finish_tile(work, tile, 0, sums);
+  const uint8_t* blocks = weight.data.data<uint8_t>() + tile * groups * block_bytes(weight.bits);
+  alignas(64) int32_t sums[kTokenPanel * kTileRows];
+  if (x.tokens == 1)
+    kernels_.tile_dot(weight.bits, blocks, groups, x.q.data<int8_t>(), sums);
+  else
+    kernels_.tile_dots(weight.bits, blocks, groups, x.q.data<int8_t>(), static_cast<int>(x.tokens), sums);
+  for (int64_t t = 0; t < x.tokens; ++t) finish_tile(work, tile, t, sums + t * kTileRows);
 }
 
 void CpuOps::tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& panels,

@@ -9,6 +9,19 @@
 namespace turboquant {
 namespace {
 
+int64_t peak_f32(int64_t repeats) {
+  constexpr int kChains = 12;  // more than latency times instructions a cycle
+  Floats acc[kChains];
+  for (int i = 0; i < kChains; ++i) acc[i] = Floats::all(static_cast<float>(i));
+  volatile float given = 0.5F;  // not known to the compiler
+  const Floats a = Floats::all(given), b = Floats::all(given);
+  for (int64_t r = 0; r < repeats; ++r) unroll<kChains>([&](auto i) TURBOQUANT_INLINE { acc[i] = fma(acc[i], a, b); });
+  float sum = 0;
+  for (const Floats& x : acc) sum += x.sum();
+  given = sum;
+  return repeats * kChains * kWidth;
+}
+
 void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
   Floats squares = Floats::zero();
   int64_t i = 0;

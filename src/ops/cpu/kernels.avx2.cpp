@@ -18,12 +18,18 @@ inline uint64_t word(const uint8_t* p) {
 
 inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 
-/// Byte b of the result is 0xff where bit b of the 32-bit mask is set.
-inline __m256i spread_mask(uint32_t mask) {
+/// Byte b of the result is 0xff where bit b of the mask, 32 bits in every lane, is set.
+inline __m256i spread_mask(__m256i mask) {
   const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
   const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
-  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int32_t>(mask)), byte);
-  return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+  return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(mask, byte), bit), bit);
+}
+
+/// The same of 32 bits in memory.
+inline __m256i spread_mask(const uint8_t* p) {
+  int32_t mask;
+  __builtin_memcpy(&mask, p, 4);
+  return spread_mask(_mm256_set1_epi32(mask));
 }
 
 /// Exchanges the 32-bit lanes (j, a) of four vectors within each 128-bit half: from one vector a j with a lane a row to
@@ -37,56 +43,73 @@ inline void transpose(__m256i v[4]) {
   v[3] = _mm256_unpackhi_epi64(b, d);
 }
 
-// The one decode loop. A block is two halves of 8 rows. In a half, four vectors hold the codes of columns 4 j + p; a
-// 4 x 4 transpose gives vectors of two rows (rows i and 4 + i of the half) with the 16 columns of each in order, where
-// one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the four vectors of int8; half is
-// a constant.
+/// The integers that a weight can be, a table of 16 bytes an index: at 2 and 3 bits by (c0 << 3) | k, at 4 bits by k,
+/// to which the shift is added.
+template <int kBits>
+struct RowTables {
+  alignas(64) int8_t of[16][16];
+  alignas(64) int8_t shift[16][16];
+  constexpr RowTables() : of(), shift() {
+    for (int index = 0; index < 16; ++index)
+      for (int i = 0; i < 16; ++i) {
+        const int c0 = kBits == 4 ? 0 : i >> 3, k = kBits == 2 ? i & 3 : kBits == 3 ? i & 7 : i;
+        of[index][i] = static_cast<int8_t>(tcq16_table(kBits)[(index << kBits) + k] + c0 * tcq16_shift(kBits)[index]);
+        shift[index][i] = tcq16_shift(kBits)[index];
+      }
+  }
+};
+template <int kBits>
+constexpr RowTables<kBits> kRowTables;
+
+/// Two rows' entries, side by side.
+inline __m256i of_rows(const int8_t (&tables)[16][16], uint64_t low, uint64_t high) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(tables[low & 15])), load16(tables[high & 15]), 1);
+}
+
+// The one decode loop. A block is two halves of 8 rows. In a half, four vectors hold the codes of columns 4 j + p, with
+// c0 beside them; a 4 x 4 transpose gives vectors of two rows (rows i and 4 + i of the half) with the 16 columns of
+// each in order, where one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the four
+// vectors of int8; half is a constant.
 template <int kBits, typename Use>
 inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
   static_assert(kBits == 2 || kBits == 3 || kBits == 4);
-  constexpr int kEntries = 1 << kBits;
-  alignas(16) int8_t tables[16][16] = {};
-  for (int i = 0; i < 16; ++i)
-    for (int k = 0; k < kEntries; ++k) tables[i][k] = tcq16_table(kBits)[i * kEntries + k];
-  const int8_t* shifts = tcq16_shift(kBits);
-  const __m256i one = _mm256_set1_epi8(1);
-  const __m256i plain_bits = _mm256_set1_epi8(6);
-  const __m256i top = _mm256_set1_epi8(kBits == 2 ? 2 : 8);
+  const RowTables<kBits>& tables = kRowTables<kBits>;
+  // A shuffle does not look at bit 4.
+  const __m256i u_bit = _mm256_set1_epi8(1), c0_bit = _mm256_set1_epi8(kBits == 4 ? 16 : 8);
+  const __m256i plain_bits = _mm256_set1_epi8(6), top_bit = _mm256_set1_epi8(kBits == 2 ? 2 : 8);
   constexpr uint64_t kUpper = 0xEEEEEEEEEEEEEEEE;
 
   for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(kBits)) {
     _mm_prefetch(reinterpret_cast<const char*>(blocks) + 2048, _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(blocks) + 2112, _MM_HINT_T0);
-    const uint64_t index = word(blocks + index_offset(kBits));
-    uint64_t u[4], u_before[4];
-    for (int j = 0; j < 4; ++j) u[j] = word(blocks + trellis_offset(kBits) + 8 * j);
-    u_before[0] = ((u[3] << 1) & kUpper) | ((u[3] >> 3) & ~kUpper);
-    for (int j = 1; j < 4; ++j) u_before[j] = u[j - 1];
+    const uint8_t* u_words = blocks + trellis_offset(kBits);
+    const uint64_t index = word(blocks + index_offset(kBits)), last = word(u_words + 24);
+    const uint64_t before_first = ((last << 1) & kUpper) | ((last >> 3) & ~kUpper);
     unroll<2>([&](auto half) TURBOQUANT_INLINE {
       __m256i plain = _mm256_setzero_si256();
       if constexpr (kBits >= 3) plain = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * half));
-      __m256i k[4], c0[4];
+      __m256i before = spread_mask(_mm256_set1_epi32(static_cast<int32_t>(before_first >> (32 * half))));
+      __m256i k[4];
       unroll<4>([&](auto j) TURBOQUANT_INLINE {
-        k[j] = _mm256_and_si256(spread_mask(static_cast<uint32_t>(u[j] >> (32 * half))), one);
+        const __m256i u = spread_mask(u_words + 8 * j + 4 * half);
+        k[j] = _mm256_or_si256(_mm256_and_si256(u, u_bit), _mm256_and_si256(before, c0_bit));
+        before = u;
         if constexpr (kBits >= 3)
           k[j] = _mm256_or_si256(
               k[j], _mm256_and_si256(j() == 0 ? _mm256_slli_epi16(plain, 1) : _mm256_srli_epi16(plain, 2 * j() - 1),
                                      plain_bits));
-        if constexpr (kBits != 3) {
-          const uint64_t bits = word(blocks + top_offset(kBits) + 8 * j);
-          k[j] = _mm256_or_si256(k[j], _mm256_and_si256(spread_mask(static_cast<uint32_t>(bits >> (32 * half))), top));
-        }
-        c0[j] = spread_mask(static_cast<uint32_t>(u_before[j] >> (32 * half)));
+        if constexpr (kBits != 3)
+          k[j] = _mm256_or_si256(k[j],
+                                 _mm256_and_si256(spread_mask(blocks + top_offset(kBits) + 8 * j + 4 * half), top_bit));
       });
       transpose(k);
-      transpose(c0);
       unroll<4>([&](auto i) TURBOQUANT_INLINE {
-        const auto low = (index >> (4 * (8 * half + i))) & 15, high = (index >> (4 * (8 * half + 4 + i))) & 15;
-        const __m256i table =
-            _mm256_inserti128_si256(_mm256_castsi128_si256(load16(tables[low])), load16(tables[high]), 1);
-        const __m256i shift =
-            _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8(shifts[low])), _mm_set1_epi8(shifts[high]), 1);
-        k[i] = _mm256_add_epi8(_mm256_shuffle_epi8(table, k[i]), _mm256_and_si256(c0[i], shift));
+        const uint64_t low = index >> (4 * (8 * half + i)), high = index >> (4 * (8 * half + 4 + i));
+        __m256i q = _mm256_shuffle_epi8(of_rows(tables.of, low, high), k[i]);
+        if constexpr (kBits == 4)
+          q = _mm256_add_epi8(
+              q, _mm256_and_si256(_mm256_cmpgt_epi8(k[i], _mm256_set1_epi8(15)), of_rows(tables.shift, low, high)));
+        k[i] = q;
       });
       use(g, half, k);
     });
@@ -113,19 +136,35 @@ inline __attribute__((always_inline)) void decode(int bits, const uint8_t* block
   }
 }
 
-/// Sums of 4 products of int8 (|w| <= 127) in each 32-bit lane; vpmaddubsw wants one unsigned side and cannot overflow
-/// 16 bits with |w| <= 127.
-inline __m256i dot4(__m256i w, __m256i w_abs, __m256i x) {
-  const __m256i pairs = _mm256_maddubs_epi16(w_abs, _mm256_sign_epi8(x, w));
+/// Sums of 4 products of int8, a and b within +-127, in each 32-bit lane. vpmaddubsw wants one side unsigned, and
+/// cannot overflow 16 bits then.
+inline __m256i dot4(__m256i a, __m256i a_abs, __m256i b) {
+  const __m256i pairs = _mm256_maddubs_epi16(a_abs, _mm256_sign_epi8(b, a));
   return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+int64_t peak_int8(int64_t repeats) {
+  constexpr int kChains = 8;
+  volatile int given = 3;  // not known to the compiler
+  const __m256i a = _mm256_set1_epi8(static_cast<char>(given));
+  __m256i b = _mm256_set1_epi8(static_cast<char>(given));
+  __m256i acc[kChains] = {};
+  for (int64_t r = 0; r < repeats; ++r)
+    unroll<kChains>([&](auto i) TURBOQUANT_INLINE {
+      acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+      asm volatile("" : "+x"(b));  // or the product is computed once
+    });
+  for (int i = 1; i < kChains; ++i) acc[0] = _mm256_add_epi32(acc[0], acc[i]);
+  given = _mm256_extract_epi32(acc[0], 0);
+  return repeats * kChains * 32;
 }
 
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   __m256i acc[2][4] = {};
   decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
     const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
-    for (int i = 0; i < 4; ++i)
-      acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(rows[i], _mm256_abs_epi8(rows[i]), xs));
+    const __m256i xs_abs = _mm256_abs_epi8(xs);
+    for (int i = 0; i < 4; ++i) acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(xs, xs_abs, rows[i]));
   });
   // acc[half][i] holds 4 partial sums of row 8 half + i (low 128 bits) and of row 8 half + 4 + i (high).
   for (int half = 0; half < 2; ++half) {
@@ -194,6 +233,8 @@ void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, con
 
 constinit const Kernels kAvx2Kernels = {
     .level = CpuLevel::avx2,
+    .peak_int8 = peak_int8,
+    .peak_f32 = peak_f32,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .clamped_swiglu = clamped_swiglu,
@@ -206,6 +247,8 @@ constinit const Kernels kAvx2Kernels = {
     .dense_f16 = dense<LoadF16>,
     .dense_bf16 = dense<LoadBF16>,
     .tile_dot = tile_dot,
+    .tile_dots = nullptr,
+    .shared_tokens = 1,
     .tile_panel = tile_panel,
     .panel_dot = panel_dot,
     .bias = 0,

@@ -93,6 +93,10 @@ constexpr int kTilePair = 2;      // tiles that a panel product works on
 struct Kernels {
   CpuLevel level;
 
+  /// Ceilings to compare with: multiply-adds in registers and nothing else. Return how many they did.
+  int64_t (*peak_int8)(int64_t repeats);
+  int64_t (*peak_f32)(int64_t repeats);
+
   /// out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   /// out = silu(gate) * up.
@@ -120,13 +124,16 @@ struct Kernels {
 
   /// One tile (bits 2, 3, 4, 8; quant/tile.h) times one int8 vector: 16 sums of (q + bias) * x.
   void (*tile_dot)(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out);
+  /// The same times up to `shared_tokens` packed ones (as panel_dot has them), tokens > 1, decoded once: [tokens][16].
+  void (*tile_dots)(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int tokens, int32_t* out);
+  int shared_tokens;  // 1: there is no tile_dots; a panel is as fast
   /// The tile's integers, q + bias, as bytes [4 * groups][16 rows][4 columns].
   void (*tile_panel)(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel);
   /// kTilePair panels times one panel of `tokens` <= kTokenPanel packed activations [4 * groups][kTokenPanel][4]:
   /// out[t][tile][r] += sums of (q + bias) * x.
   void (*panel_dot)(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
                     int32_t* out);
-  /// What tile_dot, tile_panel and panel_dot add to every weight, to be undone by bias * sum(x).
+  /// What tile_dot, tile_dots, tile_panel and panel_dot add to every weight, to be undone by bias * sum(x).
   int32_t bias;
   /// out[r] = (sums[r] - correction) * (fp16 scales[r] * x_scale), for a whole tile of 16 rows.
   void (*scale_tile)(const int32_t* sums, int32_t correction, const uint16_t* scales, float x_scale, float* out);

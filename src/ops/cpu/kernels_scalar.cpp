@@ -102,6 +102,30 @@ void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, 
   }
 }
 
+int64_t peak_int8(int64_t repeats) {
+  volatile int8_t given = 3;  // not known to the compiler
+  int32_t sum = 0;
+  for (int64_t r = 0; r < repeats; ++r) sum += given * given;
+  given = static_cast<int8_t>(sum);
+  return repeats;
+}
+
+int64_t peak_f32(int64_t repeats) {
+  volatile float given = 0.5F;
+  float sum = 0;
+  for (int64_t r = 0; r < repeats; ++r) sum += given * given;
+  given = sum;
+  return repeats;
+}
+
+void tile_dots(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
+  std::vector<int8_t> row(static_cast<size_t>(kGroup * groups));
+  for (int t = 0; t < tokens; ++t) {
+    for (size_t k = 0; k < row.size(); ++k) row[k] = x[(k / 4 * kTokenPanel + static_cast<size_t>(t)) * 4 + k % 4];
+    tile_dot(bits, blocks, groups, row.data(), out + t * kTileRows);
+  }
+}
+
 void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
                int32_t* out) {
   const uint8_t* panels[kTilePair] = {panel0, panel1};
@@ -244,6 +268,8 @@ void gated_delta(const DeltaChunk& d) {
 
 constinit const Kernels kScalarKernels = {
     .level = CpuLevel::scalar,
+    .peak_int8 = peak_int8,
+    .peak_f32 = peak_f32,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .clamped_swiglu = clamped_swiglu,
@@ -256,6 +282,8 @@ constinit const Kernels kScalarKernels = {
     .dense_f16 = dense<uint16_t, f16>,
     .dense_bf16 = dense<uint16_t, bf16>,
     .tile_dot = tile_dot,
+    .tile_dots = tile_dots,
+    .shared_tokens = kTokenPanel,
     .tile_panel = tile_panel,
     .panel_dot = panel_dot,
     .bias = 0,
