@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Guards the speed of kernels where clocks are noisy: counts the instructions of every case of bench/kernel_counts under
-callgrind and compares them with bench/instruction_counts.json.
+"""Guards the speed of kernels where clocks are noisy: counts the instructions of every case of bench/kernel_counts.cpp
+under callgrind and compares them with bench/instruction_counts.json.
 
     bench/instruction_counts.py             exit status 1 if a case takes more than the tolerance over what is recorded
     bench/instruction_counts.py --record    writes the counts of this build, after a change that is meant
@@ -90,7 +90,8 @@ def compare(recorded, counted, tolerance):
     here = {level(name) for name in counted}
     for missing in sorted({level(name) for name in recorded} - here):
         notes.append(f"no counts of {missing}: this processor lacks it")
-    wrong += [f"{name}: recorded, but no case any more" for name in recorded if name not in counted and level(name) in here]
+    gone = [name for name in recorded if name not in counted and level(name) in here]
+    wrong += [f"{name}: recorded, but no case any more" for name in gone]
     return wrong, notes
 
 
@@ -112,10 +113,12 @@ def main():
     counts = count(options.program, options.cases)
     if options.record:
         version = subprocess.run(["valgrind", "--version"], capture_output=True, text=True).stdout.strip()
-        RECORD.write_text(json.dumps({"tolerance": TOLERANCE, **build, "valgrind": version, "counts": counts}, indent=1) + "\n")
+        record = {"tolerance": TOLERANCE, **build, "valgrind": version, "counts": counts}
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
         print(f"instruction counts: {len(counts)} recorded in {RECORD.name}")
         return 0
-    expected = {name: value for name, value in recorded["counts"].items() if not options.cases or name in options.cases}
+    wanted = options.cases or recorded["counts"]
+    expected = {name: value for name, value in recorded["counts"].items() if name in wanted}
     wrong, notes = compare(expected, counts, recorded["tolerance"])
     for line in notes:
         print("note: " + line)
@@ -123,7 +126,7 @@ def main():
         print("error: " + line, file=sys.stderr)
     print(
         f"instruction counts: {len(counts)} kernels at {', '.join(dict.fromkeys(map(level, counts)))}, "
-        f"{len(wrong)} out of bounds ({100 * recorded['tolerance']:g}% over what {RECORD.name} says, {build['compiler']})"
+        f"{len(wrong)} out of bounds ({100 * recorded['tolerance']:g}% over {RECORD.name}, {build['compiler']})"
     )
     if wrong:
         print("if that is meant: bench/instruction_counts.py --record, and commit it with the change")

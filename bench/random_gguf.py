@@ -1,5 +1,5 @@
-"""GGUF files of a real model's shape with random weights, for speed alone: the types of tensors are those that llama.cpp's
-quantizer chooses, the codes are random bytes, and scales are such that values stay finite and of a sane size.
+"""GGUF files of a real model's shape with random weights, for speed alone: the types of tensors are those that
+llama.cpp's quantizer chooses, codes are random bytes, and scales are such that values stay finite and of a sane size.
 
 Needs numpy and gguf.
 """
@@ -122,8 +122,8 @@ def gpt_oss_tensors(shape, _):
             yield f"{block}ffn_{name}_exps.bias", Kind.F32, (shape.experts, rows)
 
 
-# Of a block with an fp16 scale: where it lies, the root mean square of what it multiplies if all other bytes are random,
-# and, of a type with an offset, where the offset's scale lies and how many times the other it is, for a mean of zero.
+# Of a block with an fp16 scale: where it lies, the root mean square of what it multiplies if all other bytes are
+# random; of a type with an offset, where the offset's scale lies and how many times the other it is (mean of zero).
 SCALES = {
     Kind.Q4_0: (0, 4.6, None, 0),
     Kind.Q8_0: (0, 74.0, None, 0),
