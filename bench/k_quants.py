@@ -16,13 +16,14 @@ import hashlib
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
-PACKAGES = ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy==2.4.6", "safetensors==0.8.0")
+sys.dont_write_bytecode = True  # before the scripts beside this one are read
+from environment import LLAMA_CPP, commit, enter_environment, processor_name
+
+PACKAGES = (*LLAMA_CPP, "safetensors==0.8.0")
 ENVIRONMENT = Path("build/k_quants-venv")
 TURBOQUANT = Path("build/release/turboquant")
 TYPES = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_M")
@@ -30,18 +31,6 @@ IMPORTANCE_TOKENS = 16384
 # Uniform bits, and for each of TYPES its size in bytes as {TYPE}: all of one run, which then calibrates once.
 OURS = ("--bits 2 3 4 --calibrate", "--calibrate --target-size " + " ".join(f"{{{name}}}" for name in TYPES))
 PAGE, POINTS = Path("docs/k_quants.md"), Path("docs/peers.csv")
-
-
-def enter_environment():
-    """Runs this script again in its environment, made on the first run."""
-    python = ENVIRONMENT / "bin/python"
-    done = ENVIRONMENT / "packages"
-    if not done.exists() or done.read_text() != "\n".join(PACKAGES):
-        venv.create(ENVIRONMENT, with_pip=True, clear=True)
-        flags = os.environ | {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True, env=flags)
-        done.write_text("\n".join(PACKAGES))
-    os.execv(python, [str(python), *sys.argv])
 
 
 def arguments():
@@ -359,11 +348,6 @@ def verdict(theirs, ours):
 
 def page(theirs, ours, agreed, options):
     versions = ", ".join(package.replace("==", " ") for package in PACKAGES[:2])
-    processor = next(
-        (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    ).strip()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     marked = {name if name != "F16" else "F16, turboquant": row for name, row in ours.items()}
     marked |= {"llama.cpp " + name.replace("+imatrix", ", imatrix"): row for name, row in theirs.items()}
     types = "\n".join(
@@ -382,7 +366,7 @@ def page(theirs, ours, agreed, options):
     return f"""# Beside llama.cpp's K-quants
 
 Written by `bench/k_quants.py`, which makes, quantizes and measures everything on this page.
-{options.threads} cores of {processor}; {versions}; commit {commit}.
+{options.threads} cores of {processor_name()}; {versions}; commit {commit()}.
 
 The reference is SmolLM2-135M-Instruct as F16, {dither}.
 llama.cpp gets the same model padded from a width of 576 to 768, as K-quants need rows of 256 and would fall back to
@@ -422,7 +406,6 @@ def add_points(theirs):
 
 def main():
     options = arguments()
-    sys.dont_write_bytecode = True
     from k_quants_reference import write_reference
 
     if not TURBOQUANT.exists():
@@ -451,6 +434,5 @@ def main():
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix).resolve() != ENVIRONMENT.resolve():
-        enter_environment()
+    enter_environment(ENVIRONMENT, PACKAGES)
     main()

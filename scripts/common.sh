@@ -41,9 +41,11 @@ version_at_least() {
   done
 }
 
-# configure PRESET; build PRESET [TARGET...]
+# configure PRESET [OPTION...]; build PRESET [TARGET...]
 configure() {
-  cmake --preset "$1" -DTURBOQUANT_BUILD_TESTS=ON
+  local preset=$1
+  shift
+  cmake --preset "$preset" -DTURBOQUANT_BUILD_TESTS=ON "$@"
 }
 
 build() {
