@@ -29,6 +29,8 @@ Sampler::Sampler(const GenerateOptions& options)
 }
 
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
+  if (temperature_ == 0 && penalty_ == 1)
+    return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   candidates_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<int32_t>(i), logits[i]};
   if (penalty_ != 1)
