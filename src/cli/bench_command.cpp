@@ -73,7 +73,7 @@ class Bench {
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
     fmt::print("{:<38} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share",
                "of step");
-    memory_ = memory_read_rate(*pool_) * 1e-9;
+    memory_ = memory_read_rate(*pool_, turboquant::kernels().stream_sum) * 1e-9;
     int8_ = peak_rate(*pool_, turboquant::kernels().peak_int8) * 1e-9;
     add({"memory read", 0, memory_, 0, memory_, 1});
     add({"int8 multiply-add", 0, 0, int8_, int8_, 1});
@@ -224,7 +224,7 @@ class Bench {
           turboquant::cache_bytes(model->ops(), model->layer_memory(), cache_as, options_.depth + 1).kv);
       parts_of_step(label + " decode", middle, cost.by_class(kv_bytes));
     }
-    if (options_.batch > 1) decode_batch(*model, label, prompt, cost, tok);
+    if (options_.batch > 1) decode_batch(*model, *profile, label, prompt, cost, tok);
     const double prefill_tok = static_cast<double>(prompt_length) / middle_prefill.seconds,
                  gops = 2e-9 * cost.multiply_adds * prefill_tok;
     const std::string prefill_label = fmt::format("{} prefill {}", label, prompt_length);
@@ -237,13 +237,14 @@ class Bench {
   }
 
   // Tokens a second of several sequences together, step by step. `alone`: of one.
-  void decode_batch(Model& model, const std::string& label, const std::vector<int32_t>& prompt, const StepCost& cost,
-                    double alone) {
+  void decode_batch(Model& model, Profile& profile, const std::string& label, const std::vector<int32_t>& prompt,
+                    const StepCost& cost, double alone) {
     const auto count = static_cast<size_t>(options_.batch);
-    std::vector<double> seconds;
+    std::vector<Run> runs;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       std::vector<Cache> caches;
       for (size_t i = 0; i < count; ++i) caches.push_back(model.make_cache());
+      profile.clear();
       const auto start = Clock::now();
       for (int step = 0; step < options_.tokens; ++step) {
         std::vector<SequenceTokens> batch;
@@ -252,11 +253,14 @@ class Bench {
               {&caches[i], std::span(prompt).subspan((count * static_cast<size_t>(step) + i) % prompt.size(), 1)});
         model.forward(batch);
       }
-      seconds.push_back(seconds_since(start));
+      runs.push_back({seconds_since(start), profile});
       check_interrupt();
     }
-    const double tok = options_.batch * options_.tokens / median(seconds), gops = 2e-9 * cost.multiply_adds * tok;
-    add({fmt::format("{} decode, {} sequences", label, options_.batch), tok, 0, gops, int8_, gops / int8_});
+    const Run middle = median(runs);
+    const double tok = options_.batch * options_.tokens / middle.seconds, gops = 2e-9 * cost.multiply_adds * tok;
+    const std::string name = fmt::format("{} decode, {} sequences", label, options_.batch);
+    add({name, tok, 0, gops, int8_, gops / int8_});
+    if (options_.profile) parts_of_step(name, middle, {});
     fmt::print("{:<38} {:.2f} times one sequence\n", "", tok / alone);
   }
 

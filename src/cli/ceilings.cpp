@@ -15,27 +15,22 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 }  // namespace
 
-double memory_read_rate(ThreadPool& pool, int passes) {
-  constexpr int64_t kWords = int64_t{1} << 28;  // 2 GiB
-  constexpr int64_t kPiece = 1 << 17;           // 1 MiB
-  Tensor buffer = Tensor::zeros(DType::u64, {kWords});
-  auto* words = buffer.data<uint64_t>();
-  pool.parallel_for(kWords, kPiece, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) words[i] = static_cast<uint64_t>(i);
-  });
-  std::atomic<uint64_t> sink = 0;
+double memory_read_rate(ThreadPool& pool, float (*sum)(const float* x, int64_t n), int passes) {
+  constexpr int64_t kFloats = int64_t{1} << 29;  // 2 GiB
+  constexpr int64_t kPiece = 1 << 18;            // 1 MiB
+  Tensor buffer = Tensor::zeros(DType::f32, {kFloats});
+  auto* x = buffer.data<float>();
+  pool.parallel_for(kFloats, kPiece, [&](int64_t begin, int64_t end) { std::fill(x + begin, x + end, 1.0F); });
   double best = 0;
   for (int pass = 0; pass < passes; ++pass) {
+    std::atomic<int64_t> counted = 0;
     const auto start = Clock::now();
-    pool.parallel_for(kWords, kPiece, [&](int64_t begin, int64_t end) {
-      uint64_t sums[8] = {};
-      for (int64_t i = begin; i < end; i += 8)
-        for (int k = 0; k < 8; ++k) sums[k] += words[i + k];
-      for (const uint64_t sum : sums) sink.fetch_add(sum, std::memory_order_relaxed);
+    pool.parallel_for(kFloats, kPiece, [&](int64_t begin, int64_t end) {
+      counted += static_cast<int64_t>(sum(x + begin, end - begin));
     });
-    best = std::max(best, static_cast<double>(kWords * 8) / seconds_since(start));
+    if (counted == kFloats) best = std::max(best, static_cast<double>(buffer.bytes()) / seconds_since(start));
   }
-  return sink == 0 ? 0 : best;
+  return best;
 }
 
 double peak_rate(ThreadPool& pool, int64_t (*loop)(int64_t repeats)) {

@@ -6,8 +6,9 @@
 
 namespace turboquant {
 
-/// Bytes a second that all threads read from memory together: a plain streaming sum over 2 GiB, the best of `passes`.
-double memory_read_rate(ThreadPool& pool, int passes = 5);
+/// Bytes a second that all threads read from memory together: a plain streaming sum over 2 GiB in large
+/// pages, the best of `passes`.
+double memory_read_rate(ThreadPool& pool, float (*sum)(const float* x, int64_t n), int passes = 5);
 
 /// Operations a second of all threads that do nothing but multiply-adds (two operations each) in registers.
 double peak_rate(ThreadPool& pool, int64_t (*loop)(int64_t repeats));

@@ -199,7 +199,9 @@ void add_kv_start_option(CLI::App& command, KvCacheOptions& kv, bool prompt) {
 }
 
 void add_memory_options(CLI::App& command, bool& preload, bool& lock) {
-  command.add_flag("--preload", preload, "Read all weights into memory before the first token");
+  command.add_flag(
+      "--preload", preload,
+      "Read all weights into memory (of large pages) before the first token: slower to start, then faster");
   command.add_flag("--lock", lock, "Read all weights into memory and keep them there");
 }
 

@@ -63,6 +63,12 @@ bool reset_peak_memory() {
   return file << "5" << std::flush && file.good();  // proc(5)
 }
 
+void use_large_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  ::madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+}
+
 void PageRanges::add(const void* data, size_t bytes) {
   if (bytes == 0) return;
   const auto begin = reinterpret_cast<uintptr_t>(data);

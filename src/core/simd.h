@@ -27,7 +27,10 @@ struct Floats {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
   }
-  static Floats load_int32(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
+  /// Integers, `minus` subtracted from each.
+  static Floats load_difference(const int32_t* p, int32_t minus) {
+    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(minus)))};
+  }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store_half(uint16_t* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
@@ -78,8 +81,9 @@ struct Floats {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
   }
-  static Floats load_int32(const int32_t* p) {
-    return {_mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  static Floats load_difference(const int32_t* p, int32_t minus) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_sub_epi32(x, _mm256_set1_epi32(minus)))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store_half(uint16_t* p) const {

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "core/half.h"
+#include "core/memory.h"
 
 namespace turboquant {
 namespace {
@@ -21,9 +22,11 @@ std::string to_string(const Shape& shape) {
 
 Tensor Tensor::zeros(DType dtype, Shape shape) {
   const size_t bytes = static_cast<size_t>(shape.elements()) * item_size(dtype);
+  const size_t alignment = bytes >= 2 * kLargePage ? kLargePage : kAlignment;
   const size_t rounded = (bytes / kAlignment + 1) * kAlignment;
-  void* data = std::aligned_alloc(kAlignment, rounded);
-  if (data == nullptr) throw std::bad_alloc();
+  void* data = nullptr;
+  if (posix_memalign(&data, alignment, rounded) != 0) throw std::bad_alloc();
+  if (alignment == kLargePage) use_large_pages(data, rounded);
   std::memset(data, 0, rounded);
   return {dtype, shape, data,
           std::shared_ptr<const void>(data, [](const void* p) { std::free(const_cast<void*>(p)); })};

@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "core/interrupt.h"
+#include "core/memory.h"
 #include "core/progress.h"
 #include "io/experts.h"
 #include "io/files.h"
@@ -61,12 +62,17 @@ void load_into_memory(const Checkpoint& checkpoint, bool lock) {
     total += file->size();
     if (lock) file->lock();  // before the long work: it may be forbidden
   }
+  // A copy must fit beside everything else; else the pages of the file have to do, which the system can drop again.
+  const bool copy = total < machine_memory().available / 10 * 8;
   Progress progress("Reading weights", static_cast<int64_t>(total), Progress::Unit::bytes);
   for (const auto& file : files)
     for (uint64_t begin = 0; begin < file->size(); begin += kPiece) {
       check_interrupt();
       const uint64_t end = std::min(begin + kPiece, file->size());
-      file->preload(begin, end);
+      if (copy)
+        file->copy_to_large_pages(begin, end);
+      else
+        file->preload(begin, end);
       progress.advance(static_cast<int64_t>(end - begin));
     }
 }

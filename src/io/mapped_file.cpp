@@ -11,9 +11,34 @@
 #include <cstring>
 #include <string>
 
+#include "core/memory.h"
 #include "turboquant/error.h"
 
 namespace turboquant {
+
+namespace {
+
+// A mapping that begins at a multiple of kLargePage: room for it is reserved first, and the rest given back.
+void* map_aligned(size_t size, int fd) {
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE)), room = (size + page - 1) / page * page + kLargePage;
+  void* const reserved = ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (reserved == MAP_FAILED) return MAP_FAILED;
+  auto* const begin = static_cast<std::byte*>(reserved);
+  const size_t before = (kLargePage - reinterpret_cast<uintptr_t>(begin) % kLargePage) % kLargePage;
+  void* const data = ::mmap(begin + before, size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+  if (data == MAP_FAILED) {
+    const int error = errno;
+    ::munmap(reserved, room);
+    errno = error;
+    return MAP_FAILED;
+  }
+  if (before > 0) ::munmap(begin, before);
+  const size_t used = before + (size + page - 1) / page * page;
+  if (used < room) ::munmap(begin + used, room - used);
+  return data;
+}
+
+}  // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
   return std::make_shared<const MappedFile>(path);
@@ -40,7 +65,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   } else if (info.st_size == 0) {
     problem = "is empty; it was not fully downloaded or written";
   } else {
-    data = ::mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd, 0);
+    data = map_aligned(static_cast<size_t>(info.st_size), fd);
     if (data == MAP_FAILED) problem = std::string("cannot be mapped into memory: ") + std::strerror(errno);
   }
   ::close(fd);  // the mapping stays
@@ -54,6 +79,7 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::release_pages() const {
+  if (copied_) return;  // there is no file behind these pages
   // A hint: where it fails the pages only stay longer.
   ::madvise(const_cast<std::byte*>(data_), static_cast<size_t>(size_), MADV_DONTNEED);
 }
@@ -64,7 +90,8 @@ void MappedFile::lock() const {
 #else
   const int failed = ::mlock(data_, static_cast<size_t>(size_));
 #endif
-  if (failed == 0) return;
+  locked_ = failed == 0;
+  if (locked_) return;
   const int error = errno;
   const auto megabytes = [](uint64_t bytes) { return std::to_string((bytes + 999'999) / 1'000'000) + " MB"; };
   struct rlimit limit {};
@@ -83,6 +110,37 @@ void MappedFile::preload(uint64_t begin, uint64_t end) const {
   ::madvise(const_cast<std::byte*>(data_) + first, static_cast<size_t>(end - first), MADV_WILLNEED);
   for (uint64_t at = begin; at < end; at += kPage)
     static_cast<void>(*static_cast<const volatile std::byte*>(data_ + at));
+}
+
+void MappedFile::copy_to_large_pages(uint64_t begin, uint64_t end) const {
+  end = std::min(end, size_);
+#ifdef __linux__
+  if (begin >= end) return;
+  // A new place is filled, and then moved to where the file was mapped.
+  const auto size = static_cast<size_t>(end - begin);
+  const size_t room = (size + kLargePage - 1) / kLargePage * kLargePage + kLargePage;
+  void* const reserved = ::mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (reserved != MAP_FAILED) {
+    auto* const first = static_cast<std::byte*>(reserved);
+    std::byte* const copy = first + (kLargePage - reinterpret_cast<uintptr_t>(first) % kLargePage) % kLargePage;
+    use_large_pages(copy, size);
+    std::memcpy(copy, data_ + begin, size);
+    ::mprotect(copy, size, PROT_READ);
+    auto* const place = const_cast<std::byte*>(data_) + begin;
+    const bool moved = ::mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) != MAP_FAILED;
+    // The place that was moved from may be another's by now.
+    std::byte* const behind = copy + (size + kLargePage - 1) / kLargePage * kLargePage;
+    if (copy > first) ::munmap(first, static_cast<size_t>(copy - first));
+    if (behind < first + room) ::munmap(behind, static_cast<size_t>(first + room - behind));
+    if (!moved) ::munmap(copy, static_cast<size_t>(behind - copy));
+    if (moved) {
+      copied_ = true;
+      if (locked_) ::mlock(place, size);
+      return;
+    }
+  }
+#endif
+  preload(begin, end);
 }
 
 void MappedFile::drop_pages() const {

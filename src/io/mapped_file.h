@@ -36,6 +36,9 @@ class MappedFile {
   void lock() const;
   /// Reads bytes [begin, end) into memory.
   void preload(uint64_t begin, uint64_t end) const;
+  /// The same into memory of this process alone, of large pages where the system has them: `begin` is a multiple of
+  /// kLargePage. Addresses stay; changes of the file are not seen any more. Not while other threads read it.
+  void copy_to_large_pages(uint64_t begin, uint64_t end) const;
   /// Gives all pages back to the system, which must read them again at the next use; for tests of that.
   void drop_pages() const;
 
@@ -43,6 +46,7 @@ class MappedFile {
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   uint64_t size_ = 0;
+  mutable bool locked_ = false, copied_ = false;
 };
 
 /// The tensor whose bytes start at `offset` of the file: a view if they lie aligned for the element type, else a copy

@@ -114,7 +114,9 @@ TEST(Speculation, TheTextIsTheSame) {
     EXPECT_GT(drafted.drafted_tokens, 0);
     EXPECT_LE(drafted.accepted_tokens, drafted.drafted_tokens);
     // The same model at temperature 0 guesses right, but perhaps beyond the end of the text.
-    if (temperature == 0) EXPECT_GE(drafted.accepted_tokens + options.draft_max, drafted.drafted_tokens);
+    if (temperature == 0) {
+      EXPECT_GE(drafted.accepted_tokens + options.draft_max, drafted.drafted_tokens);
+    }
   }
 }
 

@@ -6,6 +6,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <cstring>
+
+#include "core/memory.h"
 #include "io/checkpoint.h"
 #include "io/error_of.h"
 #include "io/files.h"
@@ -39,6 +42,24 @@ TEST(MappedFilePages, ComeAndGo) {
     }
     file->preload(kBytes, kBytes + 1);  // behind the end: nothing
   }
+}
+
+// A copy in large pages stands where the file was mapped, and stays when pages of the file would be given back.
+TEST(MappedFilePages, MoveToLargePages) {
+  const TempFolder folder;
+  constexpr size_t kSize = 2 * kLargePage + 5000;
+  std::string text(kSize, 'x');
+  for (size_t i = 0; i < kSize; i += 4096) text[i] = static_cast<char>('a' + i / 4096 % 26);
+  write_text(folder / "file", text);
+  const auto file = MappedFile::open(folder / "file");
+  const std::byte* const before = file->data();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(before) % kLargePage, 0u);
+  file->copy_to_large_pages(0, kLargePage);
+  file->copy_to_large_pages(kLargePage, kSize + 1000);
+  file->copy_to_large_pages(2 * kSize, 3 * kSize);  // behind the end: nothing
+  file->release_pages();
+  EXPECT_EQ(file->data(), before);
+  EXPECT_EQ(std::memcmp(file->data(), text.data(), kSize), 0);
 }
 
 TEST(MappedFilePages, AreLockedOrTheLimitIsNamed) {

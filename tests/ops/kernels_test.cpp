@@ -192,19 +192,26 @@ double panel_dot_error(const Kernels& kernels, Dice& dice) {
 }
 
 double scale_tile_error(const Kernels& kernels, Dice& dice) {
-  int32_t sums[kTileRows];
-  uint16_t scales[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) {
-    sums[r] = static_cast<int32_t>(dice.between(-(1 << 27), 1 << 27));
-    // Subnormal scales, too: a row of tiny weights has them.
-    scales[r] = float_to_half(std::exp2(static_cast<float>(dice.between(-24, 3))));
-  }
-  const auto correction = static_cast<int32_t>(dice.between(-(1 << 27), 1 << 27));
-  const float x_scale = std::fabs(dice.normal());
-  Guarded<float> fast(kTileRows), plain(kTileRows);
-  kernels.scale_tile(sums, correction, scales, x_scale, fast.data());
-  kScalarKernels.scale_tile(sums, correction, scales, x_scale, plain.data());
-  return std::memcmp(fast.data(), plain.data(), sizeof(float) * kTileRows) == 0 ? 0 : 1;
+  const int64_t tokens = dice.between(1, 20), stride = kTileRows * dice.between(1, 2),
+                out_stride = dice.between(16, 40);
+  std::vector<int32_t> sums(static_cast<size_t>(tokens * stride)), x_sums(static_cast<size_t>(tokens));
+  std::vector<float> x_scales(static_cast<size_t>(tokens)), offsets(kTileRows);
+  for (int32_t& sum : sums) sum = static_cast<int32_t>(dice.between(-(1 << 27), 1 << 27));
+  for (int32_t& sum : x_sums) sum = static_cast<int32_t>(dice.between(-(1 << 20), 1 << 20));
+  for (float& scale : x_scales) scale = std::fabs(dice.normal());
+  for (float& offset : offsets) offset = dice.normal();
+  uint16_t scales[kTileRows];  // subnormal ones, too: a row of tiny weights has them
+  for (uint16_t& scale : scales) scale = float_to_half(std::exp2(static_cast<float>(dice.between(-24, 3))));
+  ScaleTile tile{sums.data(),   stride,    tokens,          static_cast<int32_t>(dice.between(0, 128)),
+                 x_sums.data(), scales,    x_scales.data(), dice.between(0, 1) == 0 ? nullptr : offsets.data(),
+                 nullptr,       out_stride};
+  const int64_t size = (tokens - 1) * out_stride + kTileRows;
+  Guarded<float> fast(size, 7), plain(size, 7);
+  tile.out = fast.data();
+  kernels.scale_tile(tile);
+  tile.out = plain.data();
+  kScalarKernels.scale_tile(tile);
+  return std::memcmp(fast.data(), plain.data(), sizeof(float) * static_cast<size_t>(size)) == 0 ? 0 : 1;
 }
 
 // ---------------------------------------------------------------- attention

@@ -81,7 +81,7 @@ struct Codes256 {
   }
   static void store(__m256i levels, uint8_t* out) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), levels); }
 
-  static Floats load_difference(const int32_t* x, int32_t /*offset*/) { return Floats::load_int32(x); }
+  static Floats load_difference(const int32_t* x, int32_t /*offset*/) { return Floats::load_difference(x, 0); }
 
   static int32_t split_weights(const float* w, int tokens, float inverse, uint8_t* upper, uint8_t* lower) {
     const auto whole = [&](int t) TURBOQUANT_INLINE {

@@ -187,8 +187,8 @@ void attend_blocks_rows(const AttendBlocks& a, const SpanSides& sides, int64_t f
         const auto* scales =
             reinterpret_cast<const uint16_t*>(a.blocks[t / kTokens] + kv_scales_offset(a.key_bits, dim));
         // Whole numbers below 2^24: the difference is exact.
-        Floats s =
-            bounded((Floats::load_int32(rows.score[r] + t) - offset) * scale * Floats::load_half(scales + t % kTokens));
+        Floats s = bounded((Floats::load_difference(rows.score[r] + t, 0) - offset) * scale *
+                           Floats::load_half(scales + t % kTokens));
         if (t < hidden) s = lowest.keep_first(hidden - t, s);
         s.store(p + t);
         m = max(m, s);

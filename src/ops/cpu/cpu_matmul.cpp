@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/half.h"
 #include "ops/cpu/cpu_ops.h"
 #include "ops/cpu/expect.h"
 #include "quant/tile.h"
@@ -84,22 +83,35 @@ std::vector<Tensor> CpuOps::matmul_each(std::span<const Product> products) {
   return results;
 }
 
-void CpuOps::finish_tile(const Work& work, int64_t tile, int64_t token, const int32_t* sums) const {
+void CpuOps::finish_tile(const Work& work, int64_t tile, const int32_t* sums, int64_t sums_stride) const {
   const Weight& weight = *work.weight;
   const Activations& x = *work.x;
-  const float x_scale = x.scale.data<float>()[token];
-  const int32_t correction = kernels_.bias * x.sum.data<int32_t>()[token];
   const int64_t first = tile * kTileRows, rows = std::min<int64_t>(kTileRows, weight.rows - first);
-  const auto* scales = weight.scales.data<uint16_t>() + first;
-  float* out = work.out + token * weight.rows + first;
+  ScaleTile result{sums,
+                   sums_stride,
+                   x.tokens,
+                   kernels_.bias,
+                   x.sum.data<int32_t>(),
+                   weight.scales.data<uint16_t>() + first,
+                   x.scale.data<float>(),
+                   work.bias == nullptr ? nullptr : work.bias + first,
+                   work.out + first,
+                   weight.rows};
   if (rows == kTileRows) {
-    kernels_.scale_tile(sums, correction, scales, x_scale, out);
-  } else {
-    for (int64_t r = 0; r < rows; ++r)
-      out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
+    kernels_.scale_tile(result);
+    return;
   }
-  if (work.bias != nullptr)
-    for (int64_t r = 0; r < rows; ++r) out[r] += work.bias[first + r];
+  // The last tile is padded: what its scales and biases would be is not there.
+  uint16_t scales[kTileRows] = {};
+  float offsets[kTileRows] = {};
+  std::copy(result.scales, result.scales + rows, scales);
+  if (result.offsets != nullptr) std::copy(result.offsets, result.offsets + rows, offsets);
+  float out[kTileRows];
+  for (int64_t t = 0; t < x.tokens; ++t) {
+    kernels_.scale_tile({sums + t * sums_stride, 0, 1, result.bias, result.x_sums + t, scales, result.x_scales + t,
+                         result.offsets == nullptr ? nullptr : offsets, out, 0});
+    std::copy(out, out + rows, result.out + t * weight.rows);
+  }
 }
 
 void CpuOps::tiled_dot(const Work& work, int64_t tile) const {
@@ -112,7 +124,7 @@ void CpuOps::tiled_dot(const Work& work, int64_t tile) const {
     kernels_.tile_dot(weight.bits, blocks, groups, x.q.data<int8_t>(), sums);
   else
     kernels_.tile_dots(weight.bits, blocks, groups, x.q.data<int8_t>(), static_cast<int>(x.tokens), sums);
-  for (int64_t t = 0; t < x.tokens; ++t) finish_tile(work, tile, t, sums + t * kTileRows);
+  finish_tile(work, tile, sums, kTileRows);
 }
 
 void CpuOps::tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& panels,
@@ -135,9 +147,8 @@ void CpuOps::tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& 
                          x.q.data<int8_t>() + t * x.width + g * kGroup * kTokenPanel,
                          static_cast<int>(std::min<int64_t>(kTokenPanel, x.tokens - t)), sums.data() + t * kUnitRows);
   }
-  for (int64_t t = 0; t < x.tokens; ++t)
-    for (int64_t i = 0; i < kTilePair && tile + i < tiles; ++i)
-      finish_tile(work, tile + i, t, sums.data() + t * kUnitRows + i * kTileRows);
+  for (int64_t i = 0; i < kTilePair && tile + i < tiles; ++i)
+    finish_tile(work, tile + i, sums.data() + i * kTileRows, kUnitRows);
 }
 
 void CpuOps::floating(const Work& work, int64_t tile, std::vector<float>& rows) const {

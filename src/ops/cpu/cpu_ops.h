@@ -62,7 +62,7 @@ class CpuOps final : public Ops {
   void tiled_dot(const Work& work, int64_t tile) const;
   void tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& panels, std::vector<int32_t>& sums) const;
   void floating(const Work& work, int64_t tile, std::vector<float>& rows) const;
-  void finish_tile(const Work& work, int64_t tile, int64_t token, const int32_t* sums) const;
+  void finish_tile(const Work& work, int64_t tile, const int32_t* sums, int64_t sums_stride) const;
 
   const Kernels& kernels_;
   std::shared_ptr<ThreadPool> shared_pool_;

@@ -22,6 +22,16 @@ int64_t peak_f32(int64_t repeats) {
   return repeats * kChains * kWidth;
 }
 
+float stream_sum(const float* x, int64_t n) {
+  constexpr int kStreams = 8;
+  Floats acc[kStreams];
+  for (Floats& a : acc) a = Floats::zero();
+  for (int64_t i = 0; i < n; i += kStreams * kWidth)
+    unroll<kStreams>([&](auto k) TURBOQUANT_INLINE { acc[k] = acc[k] + Floats::load(x + i + k * kWidth); });
+  for (int k = 1; k < kStreams; ++k) acc[0] = acc[0] + acc[k];
+  return acc[0].sum();
+}
+
 void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
   Floats squares = Floats::zero();
   int64_t i = 0;
@@ -143,11 +153,23 @@ void quantize(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sum) 
   *sum = static_cast<int32_t>(total.sum());
 }
 
-void scale_tile(const int32_t* sums, int32_t correction, const uint16_t* scales, float x_scale, float* out) {
-  alignas(64) int32_t corrected[16];
-  for (int r = 0; r < 16; ++r) corrected[r] = sums[r] - correction;
-  for (int r = 0; r < 16; r += static_cast<int>(kWidth))
-    (Floats::load_int32(corrected + r) * (Floats::load_half(scales + r) * Floats::all(x_scale))).store(out + r);
+void scale_tile(const ScaleTile& tile) {
+  constexpr int kParts = static_cast<int>(16 / kWidth);
+  Floats scales[kParts], offsets[kParts];
+  unroll<kParts>([&](auto i) TURBOQUANT_INLINE {
+    scales[i] = Floats::load_half(tile.scales + i * kWidth);
+    offsets[i] = tile.offsets == nullptr ? Floats::zero() : Floats::load(tile.offsets + i * kWidth);
+  });
+  for (int64_t t = 0; t < tile.tokens; ++t) {
+    const int32_t correction = tile.bias * tile.x_sums[t];
+    const Floats x_scale = Floats::all(tile.x_scales[t]);
+    unroll<kParts>([&](auto i) TURBOQUANT_INLINE {
+      Floats x =
+          Floats::load_difference(tile.sums + t * tile.sums_stride + i * kWidth, correction) * (scales[i] * x_scale);
+      if (tile.offsets != nullptr) x = x + offsets[i];
+      x.store(tile.out + t * tile.out_stride + i * kWidth);
+    });
+  }
 }
 
 // ---------------------------------------------------------------- dense products

@@ -80,8 +80,6 @@ inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, in
   constexpr uint64_t kUpper = 0xEEEEEEEEEEEEEEEE;
 
   for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(kBits)) {
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 2048, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 2112, _MM_HINT_T0);
     const uint8_t* u_words = blocks + trellis_offset(kBits);
     const uint64_t index = word(blocks + index_offset(kBits)), last = word(u_words + 24);
     const uint64_t before_first = ((last << 1) & kUpper) | ((last >> 3) & ~kUpper);
@@ -235,6 +233,7 @@ constinit const Kernels kAvx2Kernels = {
     .level = CpuLevel::avx2,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,
+    .stream_sum = stream_sum,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .clamped_swiglu = clamped_swiglu,

@@ -93,18 +93,25 @@ struct ShiftTable {
 template <int kBits>
 constexpr ShiftTable<kBits> kShiftTable;
 
+/// Asks for the cache lines of a block that is read 3 KB later. One product alone reads as fast as the processor's own
+/// prefetchers fetch, and this would only be in their way; slower loops run less far ahead, and need it.
+template <int kBits>
+inline __attribute__((always_inline)) void fetch_ahead(const uint8_t* block) {  // GCC takes calls of it for useless
+  for (int64_t i = 0; i < block_bytes(kBits); i += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(block) + 3072 + i, _MM_HINT_T0);
+}
+
 // One decode loop a number of bits: calls use(group, j, q + 128) for each of the 4 * groups vectors of the tile, in
 // order; j is a constant. What they count is vector instructions, as all three are bound by these: moves of masks from
 // memory cost as much as one and a half, so that bits are turned into bytes where that takes fewer.
-template <typename Use>
+template <bool kFetchAhead, typename Use>
 inline __attribute__((always_inline)) void decode_2_bits(const uint8_t* blocks, int64_t groups, const Use& use) {
   // Bits 0..2 for vectors 0 and 2, bits 3..5 for 1 and 3: u of the vector before, u, top. Bit 7: u of vector 3.
   static constexpr TurnedBits kFirst({0, 4, 0, 4, 5, 1, 0, 0}), kSecond({5, 6, 2, 6, 7, 3, 0, 7});
   const __m512i table[2] = {kDecodeTable<2>.part(0), kDecodeTable<2>.part(1)};
   const __m512i code_bits = all_bytes(7), lowest = all_bytes(1);
   for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(2)) {
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3072, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3136, _MM_HINT_T0);
+    if constexpr (kFetchAhead) fetch_ahead<2>(blocks);
     const __m512i index = spread_index<3>(word(blocks + index_offset(2)));
     const __m512i words = _mm512_loadu_si512(blocks);
     const __m512i second = turn_bits(words, kSecond);
@@ -118,14 +125,13 @@ inline __attribute__((always_inline)) void decode_2_bits(const uint8_t* blocks, 
   }
 }
 
-template <typename Use>
+template <bool kFetchAhead, typename Use>
 inline __attribute__((always_inline)) void decode_3_bits(const uint8_t* blocks, int64_t groups, const Use& use) {
   const __m512i table[2] = {kDecodeTable<3>.part(0), kDecodeTable<3>.part(1)};
   const __m512i shifts = _mm512_load_si512(kShiftTable<3>.of);
   const __m512i plain_bits = all_bytes(3), index_bits = all_bytes(0x78), u_bit = all_bytes(4);
   for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(3)) {
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3072, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3136, _MM_HINT_T0);
+    if constexpr (kFetchAhead) fetch_ahead<3>(blocks);
     const uint8_t* u_words = blocks + trellis_offset(3);
     const uint64_t indices = word(blocks + index_offset(3));
     const __m512i index = _mm512_and_si512(spread_index<3>(indices), index_bits);
@@ -146,7 +152,7 @@ inline __attribute__((always_inline)) void decode_3_bits(const uint8_t* blocks, 
   }
 }
 
-template <typename Use>
+template <bool kFetchAhead, typename Use>
 inline __attribute__((always_inline)) void decode_4_bits(const uint8_t* blocks, int64_t groups, const Use& use) {
   static constexpr TurnedBits kOrder({4, 0, 5, 1, 6, 2, 7, 3});  // of each vector u and top
   const __m512i table[4] = {kDecodeTable<4>.part(0), kDecodeTable<4>.part(1), kDecodeTable<4>.part(2),
@@ -154,9 +160,7 @@ inline __attribute__((always_inline)) void decode_4_bits(const uint8_t* blocks, 
   const __m512i shifts = _mm512_load_si512(kShiftTable<4>.of);
   const __m512i low_bits = all_bytes(0x33), code_bits = all_bytes(15);
   for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(4)) {
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3072, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3136, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(blocks) + 3200, _MM_HINT_T0);
+    if constexpr (kFetchAhead) fetch_ahead<4>(blocks);
     const uint64_t indices = word(blocks + index_offset(4));
     const __m512i index = spread_index<4>(indices);
     const __mmask64 upper_tables = _mm512_movepi8_mask(index);
@@ -181,31 +185,31 @@ inline __attribute__((always_inline)) void decode_4_bits(const uint8_t* blocks, 
   }
 }
 
-template <typename Use>
+template <bool kFetchAhead, typename Use>
 inline __attribute__((always_inline)) void decode_int8_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
   const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-  for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(8))
-    unroll<4>([&](auto j) TURBOQUANT_INLINE {
-      _mm_prefetch(reinterpret_cast<const char*>(blocks) + 64 * j + 4096, _MM_HINT_T0);
-      use(g, j, _mm512_xor_si512(_mm512_loadu_si512(blocks + 64 * j), flip));
-    });
+  for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(8)) {
+    if constexpr (kFetchAhead) fetch_ahead<8>(blocks);
+    unroll<4>([&](auto j)
+                  TURBOQUANT_INLINE { use(g, j, _mm512_xor_si512(_mm512_loadu_si512(blocks + 64 * j), flip)); });
+  }
 }
 
-template <typename Use>
+template <bool kFetchAhead, typename Use>
 inline __attribute__((always_inline)) void decode(int bits, const uint8_t* blocks, int64_t groups, const Use& use) {
   if (bits == 3)
-    decode_3_bits(blocks, groups, use);
+    decode_3_bits<kFetchAhead>(blocks, groups, use);
   else if (bits == 4)
-    decode_4_bits(blocks, groups, use);
+    decode_4_bits<kFetchAhead>(blocks, groups, use);
   else if (bits == 2)
-    decode_2_bits(blocks, groups, use);
+    decode_2_bits<kFetchAhead>(blocks, groups, use);
   else
-    decode_int8_tile(blocks, groups, use);
+    decode_int8_tile<kFetchAhead>(blocks, groups, use);
 }
 
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   __m512i acc[4] = {};
-  decode(bits, blocks, groups, [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE {
+  decode<false>(bits, blocks, groups, [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE {
     int32_t four;
     __builtin_memcpy(&four, x + kGroup * g + 4 * j, 4);
     acc[j] = _mm512_dpbusd_epi32(acc[j], q, _mm512_set1_epi32(four));
@@ -217,7 +221,8 @@ int64_t peak_int8(int64_t repeats) {
   constexpr int kChains = 12;  // more than latency times instructions a cycle
   volatile int given = 3;      // not known to the compiler
   const __m512i a = _mm512_set1_epi8(static_cast<char>(given)), b = _mm512_set1_epi8(static_cast<char>(given));
-  __m512i acc[kChains] = {};
+  __m512i acc[kChains];
+  for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_epi32(given + i);
   for (int64_t r = 0; r < repeats; ++r)
     unroll<kChains>([&](auto i) TURBOQUANT_INLINE { acc[i] = _mm512_dpbusd_epi32(acc[i], a, b); });
   int sum = 0;
@@ -231,7 +236,7 @@ template <int kTokens>
 void tile_dots_of(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
   constexpr int kChains = kTokens <= 4 ? 2 : 1;
   __m512i acc[kTokens][kChains] = {};
-  decode(bits, blocks, groups, [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE {
+  decode<true>(bits, blocks, groups, [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE {
     const int8_t* column = x + (4 * g + j) * 4 * kTokenPanel;
     unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
       int32_t four;
@@ -256,8 +261,9 @@ void tile_dots(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x,
 }
 
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
-  decode(bits, blocks, groups,
-         [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE { _mm512_storeu_si512(panel + 256 * g + 64 * j, q); });
+  decode<true>(bits, blocks, groups, [&](int64_t g, auto j, __m512i q) TURBOQUANT_INLINE {
+    _mm512_storeu_si512(panel + 256 * g + 64 * j, q);
+  });
 }
 
 template <int kTokens>
@@ -318,6 +324,7 @@ constinit const Kernels kAvx512Kernels = {
     .level = CpuLevel::avx512,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,
+    .stream_sum = stream_sum,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .clamped_swiglu = clamped_swiglu,

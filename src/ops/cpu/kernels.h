@@ -90,12 +90,29 @@ constexpr int kSpanBlocks = 8;    // compressed blocks that one call attends to
 constexpr int kTokenPanel = 12;   // tokens side by side in packed int8 activations
 constexpr int kTilePair = 2;      // tiles that a panel product works on
 
+/// The results of a whole tile of 16 rows, token by token, from its integer sums:
+/// out[t][r] = (sums[t][r] - bias * x_sums[t]) * (fp16 scales[r] * x_scales[t]) + offsets[r].
+struct ScaleTile {
+  const int32_t* sums;
+  int64_t sums_stride;  // from one token to the next, in elements
+  int64_t tokens;
+  int32_t bias;
+  const int32_t* x_sums;
+  const uint16_t* scales;
+  const float* x_scales;
+  const float* offsets;  // null: none
+  float* out;
+  int64_t out_stride;
+};
+
 struct Kernels {
   CpuLevel level;
 
   /// Ceilings to compare with: multiply-adds in registers and nothing else. Return how many they did.
   int64_t (*peak_int8)(int64_t repeats);
   int64_t (*peak_f32)(int64_t repeats);
+  /// The same for reading memory: the sum of x [n], n a multiple of 128.
+  float (*stream_sum)(const float* x, int64_t n);
 
   /// out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
@@ -135,8 +152,7 @@ struct Kernels {
                     int32_t* out);
   /// What tile_dot, tile_dots, tile_panel and panel_dot add to every weight, to be undone by bias * sum(x).
   int32_t bias;
-  /// out[r] = (sums[r] - correction) * (fp16 scales[r] * x_scale), for a whole tile of 16 rows.
-  void (*scale_tile)(const int32_t* sums, int32_t correction, const uint16_t* scales, float x_scale, float* out);
+  void (*scale_tile)(const ScaleTile& tile);
 
   void (*attend_page_f16)(const AttendPage& page);
   void (*attend_page_f32)(const AttendPage& page);

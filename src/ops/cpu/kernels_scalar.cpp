@@ -118,6 +118,12 @@ int64_t peak_f32(int64_t repeats) {
   return repeats;
 }
 
+float stream_sum(const float* x, int64_t n) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
 void tile_dots(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int tokens, int32_t* out) {
   std::vector<int8_t> row(static_cast<size_t>(kGroup * groups));
   for (int t = 0; t < tokens; ++t) {
@@ -138,9 +144,14 @@ void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, con
                 static_cast<int8_t>(panels[i][64 * v + 4 * r + p]) * x[(v * kTokenPanel + t) * 4 + p];
 }
 
-void scale_tile(const int32_t* sums, int32_t correction, const uint16_t* scales, float x_scale, float* out) {
-  for (int r = 0; r < kTileRows; ++r)
-    out[r] = static_cast<float>(sums[r] - correction) * (half_to_float(scales[r]) * x_scale);
+void scale_tile(const ScaleTile& tile) {
+  for (int64_t t = 0; t < tile.tokens; ++t)
+    for (int r = 0; r < kTileRows; ++r) {
+      float x = static_cast<float>(tile.sums[t * tile.sums_stride + r] - tile.bias * tile.x_sums[t]) *
+                (half_to_float(tile.scales[r]) * tile.x_scales[t]);
+      if (tile.offsets != nullptr) x += tile.offsets[r];
+      tile.out[t * tile.out_stride + r] = x;
+    }
 }
 
 float soft_capped(float score, float softcap) { return softcap > 0 ? softcap * std::tanh(score / softcap) : score; }
@@ -270,6 +281,7 @@ constinit const Kernels kScalarKernels = {
     .level = CpuLevel::scalar,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,
+    .stream_sum = stream_sum,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .clamped_swiglu = clamped_swiglu,
