@@ -200,7 +200,7 @@ TEST(AttentionBlocks, LastTokenAgainstDoublePrecision) {
   Dice dice(3);
   for (const CpuLevel level : available_cpu_levels())
     for (const int64_t dim : {64, 80, 96, 128, 256})
-      for (const int64_t tokens : {1, 128, 130, 200, level == CpuLevel::scalar ? 300 : 700})
+      for (const int64_t tokens : {1, 128, 130, 200, is_slow(level) ? 300 : 700})
         for (const bool sinks : {false, true}) {
           if (sinks != (dice.between(0, 1) == 1) || (dim > 80 && tokens != 200)) continue;
           Inputs in(6, 2, dim, tokens, dice);
@@ -231,7 +231,7 @@ TEST(AttentionBlocks, TheSameInAnyPiecesAndThreads) {
   Dice dice(4);
   for (const CpuLevel level : available_cpu_levels())
     for (const int64_t kv_heads : {2, 1}) {  // of 4 and of 8 rows a token
-      const Inputs in(8, kv_heads, 64, level == CpuLevel::scalar ? 200 : 700 * kv_heads, dice);
+      const Inputs in(8, kv_heads, 64, is_slow(level) ? 200 : 700 * kv_heads, dice);
       CpuOps one(std::make_shared<ThreadPool>(1), level), three(std::make_shared<ThreadPool>(3), level);
       const Tensor whole = attend(one, in, {4, 3}, 64);
       EXPECT_TRUE(same_bytes(whole, attend(three, in, {4, 3}, 64)));
