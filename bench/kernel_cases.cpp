@@ -330,9 +330,8 @@ std::vector<KernelCase> kernel_cases(CpuLevel level) {
 }
 
 std::vector<CpuLevel> levels_up_to(CpuLevel highest) {
-  std::vector<CpuLevel> levels;
-  for (const CpuLevel level : {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512})
-    if (level <= std::min(highest, detected_cpu_level())) levels.push_back(level);
+  std::vector<CpuLevel> levels = available_cpu_levels();
+  std::erase_if(levels, [=](CpuLevel level) { return level > highest; });
   return levels;
 }
 

@@ -17,14 +17,18 @@ endfunction()
 # One library a layer of the architecture (docs/architecture.md). A layer sees the headers of all of src/, but links
 # only what it names: an include that runs upwards does not link.
 #
-#   turboquant_layer(quant DEPENDS core)     all .cpp files of src/quant; FILE.avx2.cpp and FILE.avx512.cpp are
-#                                            compiled for those instructions (x86 only) and called after a run-time check
+#   turboquant_layer(quant DEPENDS core)     all .cpp files of src/quant; FILE.avx2.cpp and FILE.avx512.cpp (x86 only),
+#                                            FILE.neon.cpp and FILE.neon_i8mm.cpp (64-bit ARM only) are compiled for
+#                                            those instructions and called after a run-time check
 #   turboquant_layer(cli HEADERS <CLI/CLI.hpp>)    precompiled headers of its own, with these
 function(turboquant_layer name)
   cmake_parse_arguments(LAYER "" "" "DEPENDS;LIBRARIES;HEADERS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/${name}/cpu/*.cpp)
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     list(FILTER sources EXCLUDE REGEX "\\.(avx2|avx512)\\.cpp$")
+  endif()
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+    list(FILTER sources EXCLUDE REGEX "\\.(neon|neon_i8mm)\\.cpp$")
   endif()
   foreach(source IN LISTS sources)
     if(source MATCHES "\\.avx2\\.cpp$")
@@ -35,12 +39,16 @@ function(turboquant_layer name)
         list(APPEND flags -Wno-uninitialized -Wno-maybe-uninitialized)  # GCC 12's own AVX-512 header trips these (bug 105593)
       endif()
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}")
+    elseif(source MATCHES "\\.neon\\.cpp$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-march=armv8.2-a+dotprod")
+    elseif(source MATCHES "\\.neon_i8mm\\.cpp$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-march=armv8.2-a+dotprod+i8mm")
     endif()
   endforeach()
   # UBSan doubles the time that kernels take to compile, and finds nothing in intrinsics; ASan's checks are theirs, too.
   if(TURBOQUANT_SANITIZE)
     foreach(source IN LISTS sources)
-      if(source MATCHES "\\.(avx2|avx512)\\.cpp$")
+      if(source MATCHES "\\.(avx2|avx512|neon|neon_i8mm)\\.cpp$")
         set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=undefined)
       endif()
     endforeach()

@@ -1,40 +1,78 @@
 #include "core/cpu.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
 #include "turboquant/error.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace turboquant {
 namespace {
 
+#if defined(__aarch64__)
+struct ArmFeatures {
+  bool dot_product = false, matrix_product = false;  // of bytes
+};
+
+ArmFeatures arm_features() {
+#if defined(__linux__)
+  return {(getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0, (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0};
+#elif defined(__APPLE__)
+  const auto has = [](const char* feature) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value != 0;
+  };
+  return {has("hw.optional.arm.FEAT_DotProd"), has("hw.optional.arm.FEAT_I8MM")};
+#else
+  return {};
+#endif
+}
+#endif
+
 CpuLevel choose() {
-  const CpuLevel best = detected_cpu_level();
+  const std::vector<CpuLevel> available = available_cpu_levels();
+  const CpuLevel best = available.back();
   const char* wanted = std::getenv("TURBOQUANT_CPU");
   if (wanted == nullptr || *wanted == '\0') return best;
-  for (const CpuLevel level : {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512}) {
+  for (const CpuLevel level :
+       {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512, CpuLevel::neon, CpuLevel::neon_i8mm}) {
     if (name(level) != wanted) continue;
-    if (level > best)
+    if (std::find(available.begin(), available.end(), level) == available.end())
       throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": this processor has no such instructions (its best is " +
                   std::string(name(best)) + ")");
     return level;
   }
-  throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": unknown; use scalar, avx2 or avx512");
+  throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": unknown; use scalar, avx2, avx512, neon or neon_i8mm");
 }
 
 }  // namespace
 
-CpuLevel detected_cpu_level() {
+std::vector<CpuLevel> available_cpu_levels() {
+  std::vector<CpuLevel> levels = {CpuLevel::scalar};
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(CpuLevel::avx2);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni"))
-    return CpuLevel::avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return CpuLevel::avx2;
+    levels.push_back(CpuLevel::avx512);
+#elif defined(__aarch64__)
+  const ArmFeatures features = arm_features();
+  if (features.dot_product) levels.push_back(CpuLevel::neon);
+  if (features.dot_product && features.matrix_product) levels.push_back(CpuLevel::neon_i8mm);
 #endif
-  return CpuLevel::scalar;
+  return levels;
 }
+
+CpuLevel detected_cpu_level() { return available_cpu_levels().back(); }
 
 CpuLevel cpu_level() {
   static const CpuLevel level = choose();
@@ -43,6 +81,10 @@ CpuLevel cpu_level() {
 
 std::string_view name(CpuLevel level) {
   switch (level) {
+    case CpuLevel::neon_i8mm:
+      return "neon_i8mm";
+    case CpuLevel::neon:
+      return "neon";
     case CpuLevel::avx512:
       return "avx512";
     case CpuLevel::avx2:

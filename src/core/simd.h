@@ -1,9 +1,13 @@
-// Vectors of floats for code that is written once and compiled for each instruction set. Only for *.avx2.cpp and
-// *.avx512.cpp, which are compiled for these instructions: everything here has internal linkage or is always inlined,
-// so that no function compiled for a newer processor can stand in for a portable one of the same name.
+// Vectors of floats for code that is written once and compiled for each instruction set. Only for *.avx2.cpp,
+// *.avx512.cpp and *.neon.cpp, which are compiled for these instructions: everything here has internal linkage or is
+// always inlined, so that no function compiled for a newer processor can stand in for a portable one of the same name.
 #pragma once
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 #include <cstdint>
 
@@ -124,8 +128,51 @@ inline Floats max(Floats a, Floats b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline Floats min(Floats a, Floats b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Floats fma(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 
+#elif defined(__aarch64__)
+
+struct Floats {
+  static constexpr int kWidth = 4;
+  static constexpr int kRegisters = 32;
+  float32x4_t v;
+
+  static Floats zero() { return {vdupq_n_f32(0)}; }
+  static Floats all(float x) { return {vdupq_n_f32(x)}; }
+  static Floats load(const float* p) { return {vld1q_f32(p)}; }
+  static Floats load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
+  static Floats load_bfloat(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
+  static Floats load_difference(const int32_t* p, int32_t minus) {
+    return {vcvtq_f32_s32(vsubq_s32(vld1q_s32(p), vdupq_n_s32(minus)))};
+  }
+  void store(float* p) const { vst1q_f32(p, v); }
+  void store_half(uint16_t* p) const { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+  void store_int8(int8_t* p) const {
+    const int16x4_t words = vqmovn_s32(vcvtnq_s32_f32(v));
+    const int8x8_t bytes = vqmovn_s16(vcombine_s16(words, words));
+    const int32_t four = vget_lane_s32(vreinterpret_s32_s8(bytes), 0);
+    __builtin_memcpy(p, &four, sizeof four);
+  }
+  Floats exp2_whole() const {
+    return {vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(127)), 23))};
+  }
+  Floats round() const { return {vrndnq_f32(v)}; }
+  Floats abs() const { return {vabsq_f32(v)}; }
+  float sum() const { return vaddvq_f32(v); }
+  float largest() const { return vmaxvq_f32(v); }
+  Floats keep_first(int count, Floats rest) const {
+    static constexpr int32_t kLanes[4] = {0, 1, 2, 3};
+    return {vbslq_f32(vcltq_s32(vld1q_s32(kLanes), vdupq_n_s32(count)), v, rest.v)};
+  }
+};
+inline Floats operator+(Floats a, Floats b) { return {vaddq_f32(a.v, b.v)}; }
+inline Floats operator-(Floats a, Floats b) { return {vsubq_f32(a.v, b.v)}; }
+inline Floats operator*(Floats a, Floats b) { return {vmulq_f32(a.v, b.v)}; }
+inline Floats operator/(Floats a, Floats b) { return {vdivq_f32(a.v, b.v)}; }
+inline Floats max(Floats a, Floats b) { return {vmaxq_f32(a.v, b.v)}; }
+inline Floats min(Floats a, Floats b) { return {vminq_f32(a.v, b.v)}; }
+inline Floats fma(Floats a, Floats b, Floats c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+
 #else
-#error "core/simd.h is for files compiled for AVX2 or AVX-512"
+#error "core/simd.h is for files compiled for AVX2, AVX-512 or 64-bit ARM"
 #endif
 
 /// The first `count` < kWidth floats, the rest zero.

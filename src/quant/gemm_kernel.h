@@ -40,6 +40,7 @@ constexpr int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
 void gemm_block_portable(const GemmBlock& block);
 void gemm_block_avx2(const GemmBlock& block);
 void gemm_block_avx512(const GemmBlock& block);
+void gemm_block_neon(const GemmBlock& block);
 
 namespace {
 

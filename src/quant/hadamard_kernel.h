@@ -21,6 +21,7 @@ struct HadamardArgs {
 void hadamard_portable(const HadamardArgs& args);
 void hadamard_avx2(const HadamardArgs& args);
 void hadamard_avx512(const HadamardArgs& args);
+void hadamard_neon(const HadamardArgs& args);
 
 namespace {
 

@@ -142,6 +142,8 @@ Search search_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (level == CpuLevel::avx512) return kv_search_avx512;
   if (level == CpuLevel::avx2) return kv_search_avx2;
+#elif defined(__aarch64__)
+  if (level != CpuLevel::scalar) return kv_search_neon;
 #else
   static_cast<void>(level);
 #endif

@@ -29,6 +29,7 @@ const KvTable& kv_search_table(int bits);
 void kv_search_portable(int bits, int64_t dim, const KvTable& table, KvEncodeLanes& lanes);
 void kv_search_avx2(int bits, int64_t dim, const KvTable& table, KvEncodeLanes& lanes);
 void kv_search_avx512(int bits, int64_t dim, const KvTable& table, KvEncodeLanes& lanes);
+void kv_search_neon(int bits, int64_t dim, const KvTable& table, KvEncodeLanes& lanes);
 
 namespace {
 

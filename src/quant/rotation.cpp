@@ -44,6 +44,8 @@ void transform(CpuLevel level, float* x, int64_t width, int64_t block, bool tran
 #if defined(__x86_64__)
   if (level == CpuLevel::avx512 && args.n >= 16) return hadamard_avx512(args);
   if (level != CpuLevel::scalar && args.n >= 8) return hadamard_avx2(args);
+#elif defined(__aarch64__)
+  if (level != CpuLevel::scalar && args.n >= 4) return hadamard_neon(args);
 #else
   static_cast<void>(level);
 #endif

@@ -18,6 +18,8 @@
 #else
 #include <immintrin.h>
 #endif
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace turboquant {
@@ -73,6 +75,55 @@ struct PortableSimd {
     if constexpr (h == 2) return Float{v[2], v[3], v[0], v[1]} + Float{v[0], v[1], -v[2], -v[3]};
   }
 };
+
+#if defined(__aarch64__)
+struct NeonSimd {
+  static constexpr int kWidth = 4;
+  using Float = float32x4_t;
+  using Int = int32x4_t;
+  using Mask = uint32x4_t;
+
+  static Float load(const float* p) { return vld1q_f32(p); }
+  static void store(float* p, Float v) { vst1q_f32(p, v); }
+  static Float set(float x) { return vdupq_n_f32(x); }
+  static Int set_int(int32_t x) { return vdupq_n_s32(x); }
+  static Float add(Float a, Float b) { return vaddq_f32(a, b); }
+  static Float sub(Float a, Float b) { return vsubq_f32(a, b); }
+  static Float mul(Float a, Float b) { return vmulq_f32(a, b); }
+  static Float multiply_add(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
+  static Float max(Float a, Float b) { return vmaxq_f32(a, b); }
+  static Mask greater(Float a, Float b) { return vcgtq_f32(a, b); }
+  static Float select(Mask mask, Float a, Float b) { return vbslq_f32(mask, a, b); }
+  static Int select_int(Mask mask, Int a, Int b) { return vbslq_s32(mask, a, b); }
+  static Mask select_mask(Mask mask, Mask a, Mask b) { return vbslq_u32(mask, a, b); }
+  static Mask exclusive_or(Mask a, Mask b) { return veorq_u32(a, b); }
+  static Int or_masked(Int a, Mask mask, Int b) { return vorrq_s32(a, vandq_s32(vreinterpretq_s32_u32(mask), b)); }
+  static Float lookup16(const float* table, Int index) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(table);
+    const uint8x16x4_t all = {{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+    // The bytes of a lane's float: 4 index, 4 index + 1, ...
+    const Int places = vmlaq_n_s32(vdupq_n_s32(0x03020100), index, 0x04040404);
+    return vreinterpretq_f32_u8(vqtbl4q_u8(all, vreinterpretq_u8_s32(places)));
+  }
+  static void store_bytes(uint8_t* p, Int v) {
+    const int16x4_t words = vmovn_s32(v);
+    const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
+    const int32_t four = vget_lane_s32(vreinterpret_s32_s8(bytes), 0);
+    std::memcpy(p, &four, sizeof four);
+  }
+  static void finish() {}
+
+  template <int h>
+  static Float butterfly(Float v) {
+    static constexpr uint32_t kNegative[4] = {0, h == 1 ? kSign : 0, h == 2 ? kSign : 0, kSign};
+    const Float other = h == 1 ? vrev64q_f32(v) : vextq_f32(v, v, 2);
+    return vaddq_f32(other, vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(v), vld1q_u32(kNegative))));
+  }
+
+ private:
+  static constexpr uint32_t kSign = 0x80000000;
+};
+#endif
 
 #if defined(__AVX2__) && defined(__FMA__)
 struct Avx2Simd {

@@ -37,6 +37,8 @@ Search search_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (level == CpuLevel::avx512) return tcq16_search_avx512;
   if (level == CpuLevel::avx2) return tcq16_search_avx2;
+#elif defined(__aarch64__)
+  if (level != CpuLevel::scalar) return tcq16_search_neon;
 #else
   static_cast<void>(level);
 #endif

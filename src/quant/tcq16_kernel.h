@@ -22,6 +22,7 @@ struct EncodeBlock {
 void tcq16_search_portable(int bits, EncodeBlock& block);
 void tcq16_search_avx2(int bits, EncodeBlock& block);
 void tcq16_search_avx512(int bits, EncodeBlock& block);
+void tcq16_search_neon(int bits, EncodeBlock& block);
 
 namespace {
 

@@ -99,10 +99,10 @@ CpuOps make_ops(CpuLevel level, int threads) { return {std::make_shared<ThreadPo
 
 TEST(Attention, TokensSeeAllBeforeThem) {
   Dice dice(1);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const DType dtype : {DType::f16, DType::f32})
       for (const int64_t group : {1, 3, 4})
-        for (const int64_t length : {1, 17, 255, 256, 257, level == CpuLevel::scalar ? 300 : 1100}) {
+        for (const int64_t length : {1, 17, 255, 256, 257, is_slow(level) ? 300 : 1100}) {
           const Sequence s(2 * group, 2, dice.one_of({16, 32, 48}), dtype, length, dice);
           CpuOps ops = make_ops(level, 2);
           const Tensor out = attend_at_once(ops, s);
@@ -116,10 +116,10 @@ TEST(Attention, TokensSeeAllBeforeThem) {
 // Scores up to three times the bound; with sinks, which it leaves as they are, the values shrink by their share.
 TEST(Attention, BoundedScores) {
   Dice dice(6);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const DType dtype : {DType::f16, DType::f32})
       for (const int64_t window : {0, 70}) {
-        Sequence s(6, 2, 32, dtype, level == CpuLevel::scalar ? 100 : 300, dice, window);
+        Sequence s(6, 2, 32, dtype, is_slow(level) ? 100 : 300, dice, window);
         s.shape.softcap = 4;
         CpuOps ops = make_ops(level, 2);
         const Tensor out = attend_at_once(ops, s);
@@ -138,10 +138,10 @@ TEST(Attention, BoundedScores) {
 // One call, token by token, and random chunks, on one to three threads: all results of all tokens have the same bits.
 TEST(Attention, ChunksAndThreadsDoNotMatter) {
   Dice dice(2);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const DType dtype : {DType::f16, DType::f32})
       for (const int64_t group : {1, 3, 4}) {
-        const Sequence s(2 * group, 2, 16, dtype, level == CpuLevel::scalar ? 270 : 1100, dice);
+        const Sequence s(2 * group, 2, 16, dtype, is_slow(level) ? 270 : 1100, dice);
         CpuOps single = make_ops(level, 1);
         const Tensor expected = attend_at_once(single, s);
         const std::string what =
@@ -161,10 +161,10 @@ TEST(Attention, ChunksAndThreadsDoNotMatter) {
 // A query sees itself and the window - 1 tokens before it, in whatever chunks the tokens come; with sinks or without.
 TEST(Attention, SlidingWindows) {
   Dice dice(5);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const DType dtype : {DType::f16, DType::f32})
       for (const int64_t window : {1, 2, 63, 64, 200, 256, 257, 400, 5000}) {
-        const int64_t group = dice.one_of({1, 3, 4}), length = level == CpuLevel::scalar ? 300 : 900;
+        const int64_t group = dice.one_of({1, 3, 4}), length = is_slow(level) ? 300 : 900;
         Sequence s(2 * group, 2, 16, dtype, length, dice, window);
         if (dice.between(0, 1) == 1)
           s.shape.sinks = from_float(dice.normals(2 * group, 4).data(), {2 * group}, DType::f32);
@@ -185,7 +185,7 @@ TEST(Attention, SlidingWindows) {
 // Old contents of a page behind the last token, which a cache that starts again leaves there, do not show.
 TEST(Attention, WhatIsBehindTheLastTokenDoesNotMatter) {
   Dice dice(3);
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     const Sequence s(2, 1, 32, DType::f32, 70, dice);
     CpuOps ops = make_ops(level, 1);
     const Tensor expected = attend_at_once(ops, s);

@@ -10,13 +10,6 @@
 namespace turboquant {
 namespace {
 
-std::vector<CpuLevel> levels() {
-  std::vector<CpuLevel> all;
-  for (const CpuLevel level : {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512})
-    if (level <= cpu_level()) all.push_back(level);
-  return all;
-}
-
 CpuOps ops_of(CpuLevel level) { return {std::make_shared<ThreadPool>(2), level}; }
 
 Tensor noise(uint64_t seed, int64_t rows, int64_t cols, float scale = 1) {
@@ -41,7 +34,7 @@ Weight matrix(uint64_t seed, int64_t rows, int64_t cols, int bits) {
 
 // Chosen tokens are what they would be if they had been prepared alone: products are equal to the last bit.
 TEST(ExpertOps, ProductsOfGatheredTokens) {
-  for (const CpuLevel level : levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int bits : {3, 8, 32}) {
       SCOPED_TRACE("level " + std::to_string(static_cast<int>(level)) + ", bits " + std::to_string(bits));
       CpuOps ops = ops_of(level);
@@ -92,7 +85,7 @@ TEST(ExpertOps, ProductsCheckTheirInputs) {
 }
 
 TEST(ExpertOps, ClampedSwiglu) {
-  for (const CpuLevel level : levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     CpuOps ops = ops_of(level);
     for (const int64_t width : {1, 5, 16, 37, 4200}) {
       const Tensor gate = noise(1, 3, width, 6), up = noise(2, 3, width, 6);
@@ -134,7 +127,7 @@ TEST(ExpertOps, WeightedRows) {
 
 // A sink takes its share of the probability and gives nothing for it; one far below all scores changes nothing.
 TEST(ExpertOps, AttentionSinks) {
-  for (const CpuLevel level : levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int64_t length : {3, 600}) {
       CpuOps ops = ops_of(level);
       AttentionShape shape{2, 1, 16, 0.25F, 0, {}};

@@ -118,7 +118,7 @@ std::vector<float> delta_by_definition(const DeltaCase& c, std::vector<double>& 
 }
 
 TEST(GatedDelta, IsTheDefinitionOnEveryLevel) {
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(1);
     CpuOps ops = ops_of(level);
     double worst = 0, worst_state = 0;
@@ -144,7 +144,7 @@ TEST(GatedDelta, IsTheDefinitionOnEveryLevel) {
 
 // Errors do not grow with the length of a text: the heads of Qwen3.5 over 20 chunks.
 TEST(GatedDelta, LongTextsStayExact) {
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(7);
     DeltaCase c(dice);
     c.shape = {1, 2, 128, 128};
@@ -166,7 +166,7 @@ TEST(GatedDelta, LongTextsStayExact) {
 }
 
 TEST(GatedDelta, CutsDoNotMatter) {
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(2);
     CpuOps ops = ops_of(level);
     for (int trial = 0; trial < 20; ++trial) {
@@ -237,7 +237,7 @@ struct ConvCase {
 };
 
 TEST(Conv1d, IsTheDefinitionOnEveryLevel) {
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(4);
     CpuOps ops = ops_of(level);
     for (int trial = 0; trial < 40; ++trial) {
@@ -264,7 +264,7 @@ TEST(Conv1d, IsTheDefinitionOnEveryLevel) {
 }
 
 TEST(Conv1d, CutsDoNotMatter) {
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(5);
     CpuOps ops = ops_of(level);
     for (int trial = 0; trial < 20; ++trial) {
@@ -290,7 +290,7 @@ TEST(Conv1d, RefusesOtherShapes) {
 
 // ---------------------------------------------------------------- parts of gated attention
 TEST(SigmoidGate, IsTheDefinitionOnEveryLevel) {
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(6);
     for (int trial = 0; trial < 20; ++trial) {
       const int64_t n = dice.between(1, 300);

@@ -372,7 +372,7 @@ const KernelCase kCases[] = {
 };
 
 TEST(Kernels, EveryKernelOfEveryLevelWithinItsBound) {
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const KernelCase& c : kCases)
       for (int shape = 0; shape < c.shapes; ++shape) {
         Dice dice(static_cast<uint64_t>(shape) + 1);
@@ -383,7 +383,7 @@ TEST(Kernels, EveryKernelOfEveryLevelWithinItsBound) {
 
 // The table, the level's own name and the environment's choice belong together.
 TEST(Kernels, TablesAreOfTheirLevel) {
-  for (const CpuLevel level : available_levels()) EXPECT_EQ(kernels(level).level, level);
+  for (const CpuLevel level : available_cpu_levels()) EXPECT_EQ(kernels(level).level, level);
   EXPECT_EQ(kernels().level, cpu_level());
 }
 
@@ -392,7 +392,7 @@ TEST(Kernels, DenseProductsDoNotDependOnTheirNeighbours) {
   Dice dice(5);
   constexpr int64_t kRows = 9, kTokens = 23;
   for (const int64_t cols : {1, 31, 64, 203})
-    for (const CpuLevel level : available_levels()) {
+    for (const CpuLevel level : available_cpu_levels()) {
       const Kernels& k = kernels(level);
       const Rows w = dice.normals(kRows * cols), x = dice.normals(kTokens * cols);
       Guarded<float> all(kTokens * kRows);
@@ -408,7 +408,7 @@ TEST(Kernels, DenseProductsDoNotDependOnTheirNeighbours) {
 
 // Vectors whose scale has no finite inverse, down to the smallest float.
 TEST(Kernels, QuantizeOfTinyVectors) {
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const float size : {1e-30F, 1e-37F, 1e-38F, 1e-45F, 0.0F}) {
       Rows x(37, -size);
       x[5] = x[20] = 0;
@@ -427,7 +427,7 @@ TEST(Kernels, QuantizeOfTinyVectors) {
 // each of the two products with the inverse of the sum and for the ratio itself.
 TEST(Kernels, ExponentialsAreAccurate) {
   constexpr int64_t kSteps = 4000;
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     double worst = 0;
     for (int64_t i = 0; i <= kSteps; ++i) {
       const float y = 86.0F * static_cast<float>(i) / static_cast<float>(kSteps);
@@ -450,7 +450,7 @@ TEST(Kernels, SoftmaxOfExtremes) {
       {88, -88, 1000, -1000, 1e-38F, 999, 998.5F, 89, 87, 127, -127, -0.0F, 0, 128, 129, 700, -700, 1e5F, 99999},
       {-1e4F, -1e4F - 100, -2e4F},
   };
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const Rows& x : inputs) {
       const auto n = static_cast<int64_t>(x.size());
       Guarded<float> p(n);
@@ -473,7 +473,7 @@ TEST(Kernels, SwigluOfExtremes) {
                            1000.0F, 1e5F, 1e30F, 3e38F})
     for (const float sign : {1.0F, -1.0F}) gates.push_back(sign * size);
   const auto n = static_cast<int64_t>(gates.size());
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const float up : {1.0F, -0.5F, 0.0F}) {
       Guarded<float> out(n);
       kernels(level).swiglu(gates.data(), Rows(gates.size(), up).data(), n, out.data());

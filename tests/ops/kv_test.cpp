@@ -66,7 +66,7 @@ TEST(AttendBlocks, FastKernelsEqualTheScalarOne) {
       const int64_t hidden = dice.one_of({0, 0, 16, 5});
       const auto softcap = static_cast<float>(dice.one_of({0, 3}));
       const Blocks::Result expected = blocks.attend(CpuLevel::scalar, hidden, softcap);
-      for (const CpuLevel level : available_levels()) {
+      for (const CpuLevel level : available_cpu_levels()) {
         const Blocks::Result result = blocks.attend(level, hidden, softcap);
         for (int64_t i = 0; i < blocks.rows; ++i) {
           const auto at = static_cast<size_t>(i);
@@ -84,7 +84,7 @@ TEST(AttendBlocks, FastKernelsEqualTheScalarOne) {
 // Decoded once for many rows or again for every few: the same to the last bit.
 TEST(AttendBlocks, APanelChangesNothing) {
   Dice dice(6);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int64_t dim : {16, 32, 48, 64, 80, 96, 128, 256})
       for (const KvBits bits : kAllBits) {
         const Blocks blocks(bits, dim, dice.between(1, 3), dice.between(1, 21), dice);
@@ -97,7 +97,7 @@ TEST(AttendBlocks, APanelChangesNothing) {
 
 TEST(AttendBlocks, ARowDoesNotDependOnTheOthers) {
   Dice dice(2);
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     Blocks blocks({4, 3}, 64, 2, 8, dice);
     const Blocks::Result all = blocks.attend(level, 16);
     for (blocks.rows = 1; blocks.rows < 8; ++blocks.rows) {
@@ -198,9 +198,9 @@ Tensor seen(const Tensor& x, KvSide side, const KvCode& code, int64_t heads, int
 
 TEST(AttentionBlocks, LastTokenAgainstDoublePrecision) {
   Dice dice(3);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int64_t dim : {64, 80, 96, 128, 256})
-      for (const int64_t tokens : {1, 128, 130, 200, level == CpuLevel::scalar ? 300 : 700})
+      for (const int64_t tokens : {1, 128, 130, 200, is_slow(level) ? 300 : 700})
         for (const bool sinks : {false, true}) {
           if (sinks != (dice.between(0, 1) == 1) || (dim > 80 && tokens != 200)) continue;
           Inputs in(6, 2, dim, tokens, dice);
@@ -229,9 +229,9 @@ TEST(AttentionBlocks, LastTokenAgainstDoublePrecision) {
 
 TEST(AttentionBlocks, TheSameInAnyPiecesAndThreads) {
   Dice dice(4);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int64_t kv_heads : {2, 1}) {  // of 4 and of 8 rows a token
-      const Inputs in(8, kv_heads, 64, level == CpuLevel::scalar ? 200 : 700 * kv_heads, dice);
+      const Inputs in(8, kv_heads, 64, is_slow(level) ? 200 : 700 * kv_heads, dice);
       CpuOps one(std::make_shared<ThreadPool>(1), level), three(std::make_shared<ThreadPool>(3), level);
       const Tensor whole = attend(one, in, {4, 3}, 64);
       EXPECT_TRUE(same_bytes(whole, attend(three, in, {4, 3}, 64)));

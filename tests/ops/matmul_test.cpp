@@ -108,7 +108,7 @@ TEST(MatMul, ExactProductsAreThoseOfDoublePrecision) {
       const Rotation rotation = make_rotation(cols, 3);
       for (const int64_t tokens : {1, 2, 7, 13, 65}) {
         const Tensor x = random_tensor(tokens, cols, dice);
-        for (const CpuLevel level : available_levels()) {
+        for (const CpuLevel level : available_cpu_levels()) {
           CpuOps ops = make_ops(level);
           const Activations in = ops.prepare(x, rotation, true);
           EXPECT_FALSE(in.q);
@@ -142,7 +142,7 @@ TEST(MatMul, Int8ProductsStayWithinTheRoundingOfTheirInputs) {
       if (!is_tiled(layer.weights[0])) continue;
       for (const int64_t tokens : {1, 3, 14, 25}) {
         const Tensor x = random_tensor(tokens, cols, dice);
-        for (const CpuLevel level : available_levels()) {
+        for (const CpuLevel level : available_cpu_levels()) {
           CpuOps ops = make_ops(level);
           const Activations in = ops.prepare(x, make_rotation(cols, 3), false);
           const std::vector<Tensor> y = ops.matmul(in, layer.projections);
@@ -178,7 +178,7 @@ TEST(MatMul, Int8ProductsAreTheScalarLevelsBitForBit) {
         CpuOps scalar = make_ops(CpuLevel::scalar);
         const Activations in = scalar.prepare(x, rotation, false);
         const std::vector<Tensor> expected = scalar.matmul(in, layer.projections);
-        for (const CpuLevel level : available_levels()) {
+        for (const CpuLevel level : available_cpu_levels()) {
           CpuOps ops = make_ops(level);
           const Activations own = ops.prepare(x, rotation, false);
           ASSERT_TRUE(same_bytes(in.scale, own.scale) && same_bytes(in.sum, own.sum)) << name(level);
@@ -219,7 +219,7 @@ TEST(MatMul, ATokensResultDoesNotDependOnItsBatch) {
   for (const Kind& kind : all_kinds()) {
     Layer layer;
     for (const int64_t rows : {17, 33}) layer.add(random_weight(kind, rows, kCols, dice), dice);
-    for (const CpuLevel level : available_levels())
+    for (const CpuLevel level : available_cpu_levels())
       for (const bool exact : {true, false}) {
         std::vector<std::vector<float>> alone;
         CpuOps single = make_ops(level);
@@ -252,7 +252,7 @@ TEST(MatMul, RowsLongerThanAPanel) {
       CpuOps scalar = make_ops(CpuLevel::scalar);
       return results_by_token(scalar, x, {}, false, layer);
     }();
-    for (const CpuLevel level : available_levels()) {
+    for (const CpuLevel level : available_cpu_levels()) {
       CpuOps ops = make_ops(level, 2);
       const auto batch = results_by_token(ops, x, {}, false, layer);
       for (int64_t t = 0; t < 13; ++t) {
@@ -276,7 +276,7 @@ TEST(MatMul, SeveralMatricesAtOnce) {
   Dice dice(6);
   Layer layer;
   for (const Kind& kind : all_kinds()) layer.add(random_weight(kind, dice.between(1, 140), kCols, dice), dice);
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int threads : {1, 3})
       for (const int64_t tokens : {1, 5}) {
         CpuOps ops = make_ops(level, threads);
@@ -296,7 +296,7 @@ TEST(MatMul, ZeroInputsGiveTheBias) {
     Layer layer;
     layer.add(random_weight(kind, 20, 64, dice), dice);
     layer.add(random_weight(kind, 20, 64, dice), dice);
-    for (const CpuLevel level : available_levels())
+    for (const CpuLevel level : available_cpu_levels())
       for (const bool exact : {true, false})
         for (const int64_t tokens : {1, 3}) {
           CpuOps ops = make_ops(level);

@@ -9,10 +9,20 @@
 #include <random>
 #include <vector>
 
+#include "core/cpu.h"
 #include "core/half.h"
 #include "core/tensor.h"
 
 namespace turboquant {
+
+/// Where long texts would take too long.
+inline bool is_slow([[maybe_unused]] CpuLevel level) {
+#ifdef TURBOQUANT_EMULATED
+  return true;
+#else
+  return level == CpuLevel::scalar;
+#endif
+}
 
 /// Random shapes and values from one seed.
 class Dice {

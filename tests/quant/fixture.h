@@ -45,14 +45,6 @@ inline bool same_bytes(const Tensor& a, const Tensor& b) {
   return a.bytes() == b.bytes() && std::memcmp(a.data<char>(), b.data<char>(), a.bytes()) == 0;
 }
 
-/// All levels that this processor has, whatever the environment says.
-inline std::vector<CpuLevel> available_levels() {
-  std::vector<CpuLevel> levels = {CpuLevel::scalar};
-  if (detected_cpu_level() >= CpuLevel::avx2) levels.push_back(CpuLevel::avx2);
-  if (detected_cpu_level() >= CpuLevel::avx512) levels.push_back(CpuLevel::avx512);
-  return levels;
-}
-
 /// sum (a - b)^2 / sum a^2
 inline double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
   double difference = 0, norm = 0;

@@ -31,7 +31,7 @@ std::vector<float> reference(const Gemm& product, const std::vector<float>& c) {
 TEST(Gemm, EqualsDoublePrecisionAtEveryLevel) {
   uint64_t seed = 0;
   for (const auto& [m, n, k] : {Shape3{1, 1, 1}, {16, 32, 16}, {7, 50, 3}, {8, 48, 300}, {200, 193, 40}, {3, 400, 257}})
-    for (const CpuLevel level : available_levels()) {
+    for (const CpuLevel level : available_cpu_levels()) {
       const int64_t lda = m + 3, ldb = n + 5, ldc = n + 1;
       const std::vector<float> a = random_normal(++seed, k * lda), b = random_normal(++seed, k * ldb);
       std::vector<float> c = random_normal(++seed, m * ldc);

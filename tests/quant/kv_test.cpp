@@ -37,7 +37,7 @@ TEST(Kv, ErrorIsTheReferences) {
   const int64_t dim = x.dim(1);
   for (const int bits : {2, 3, 4}) {
     const double reference = static_cast<double>(fixture.at("error" + std::to_string(bits)).data<float>()[0]);
-    for (const CpuLevel level : available_levels())
+    for (const CpuLevel level : available_cpu_levels())
       for (const KvSide side : kSides) {
         std::vector<float> rows(static_cast<size_t>(x.elements()));  // in the reference, slot t is coordinate t
         for (int64_t i = 0; i < x.elements(); ++i)
@@ -102,7 +102,7 @@ TEST(Kv, SearchIsExhaustive) {
 }
 
 TEST(Kv, FastSearchesEqualTheReference) {
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int bits : {2, 3, 4})
       for (const int64_t dim : {16, 32, 48, 64, 80, 96, 128, 256})
         for (const KvSide side : kSides) {

@@ -38,7 +38,7 @@ TEST(Rotation, BlocksOfKnownWidths) {
 
 TEST(Rotation, BitExactWithTheOriginalAtEveryLevel) {
   const Fixture fixture = read_fixture("hadamard.bin");
-  for (const CpuLevel level : available_levels())
+  for (const CpuLevel level : available_cpu_levels())
     for (const int64_t width : {12, 40, 64, 576, 640, 896, 2880}) {
       const std::string w = std::to_string(width);
       const int64_t block = hadamard_block(width);
@@ -58,7 +58,7 @@ TEST(Rotation, AllLevelsGiveTheSameBits) {
       std::vector<float> expected = x, expected_inverse = x;
       hadamard_at(CpuLevel::scalar, expected.data(), 3 * block, block);
       hadamard_inverse_at(CpuLevel::scalar, expected_inverse.data(), 3 * block, block);
-      for (const CpuLevel level : available_levels()) {
+      for (const CpuLevel level : available_cpu_levels()) {
         std::vector<float> y = x, z = x;
         hadamard_at(level, y.data(), 3 * block, block);
         hadamard_inverse_at(level, z.data(), 3 * block, block);

@@ -85,7 +85,7 @@ TEST(Tcq16, FastEncodersMatchTheReferencesError) {
   w[static_cast<size_t>(7 * kCols + 9)] = 1000.0F;  // an outlier far beyond the tables
   for (int bits = 2; bits <= 4; ++bits) {
     const Encoded expected = encode(bits, w, kRows, kCols, reference);
-    for (const CpuLevel level : available_levels()) {
+    for (const CpuLevel level : available_cpu_levels()) {
       const Encoded result = encode(bits, w, kRows, kCols, tcq16_encode_rows_at, level);
       for (int64_t row = 0; row < kRows; ++row) {
         const auto slice = [&](const std::vector<float>& v) {
@@ -130,7 +130,7 @@ TEST(Tcq16, TinyAndHugeRows) {
     w[static_cast<size_t>(i)] *= 1e-38F;  // below what fp16 scales reach
     w[static_cast<size_t>(kCols + i)] *= 1e-4F;
   }
-  for (const CpuLevel level : available_levels()) {
+  for (const CpuLevel level : available_cpu_levels()) {
     const Encoded result = encode(3, w, 3, kCols, tcq16_encode_rows_at, level);
     for (const float x : result.decoded) EXPECT_TRUE(std::isfinite(x));
     EXPECT_EQ(result.weight.scales.data<uint16_t>()[0], 0);

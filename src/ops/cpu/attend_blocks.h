@@ -1,4 +1,4 @@
-// Attention over a span of blocks of compressed keys and values, compiled once for AVX2 and once for AVX-512. Scores
+// Attention over a span of blocks of compressed keys and values, compiled once an instruction set. Scores
 // are integer dot products of an int8 query with the levels that the codes stand for. A token's weight, probability
 // times scale of its value, becomes a whole number of 14 bits, relative to the span's largest, in two bytes of 7:
 // values, too, are summed by integer dot products. Every row is computed alike, whatever the rows beside it are.
@@ -93,8 +93,7 @@ class ValueMasks {
 /// Always inlined: GCC drops calls of a function that does nothing but prefetch.
 inline __attribute__((always_inline)) void fetch(const uint8_t* from, int64_t bytes, int64_t index, int64_t count) {
   const int64_t lines = (bytes + 63) / 64;
-  for (int64_t i = lines * index / count; i < lines * (index + 1) / count; ++i)
-    _mm_prefetch(reinterpret_cast<const char*>(from) + 64 * i, _MM_HINT_T0);
+  for (int64_t i = lines * index / count; i < lines * (index + 1) / count; ++i) __builtin_prefetch(from + 64 * i);
 }
 
 /// 2^x for x <= 0, within 3e-6 of it; 0 far below.

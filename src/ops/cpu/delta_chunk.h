@@ -1,4 +1,4 @@
-// The gated delta rule by chunks of tokens, over core/simd.h, compiled once for AVX2 and once for AVX-512. What is
+// The gated delta rule by chunks of tokens, over core/simd.h, compiled once an instruction set. What is
 // computed is said at DeltaChunk (kernels.h). Every sum is one chain of multiply-adds in ascending order, whichever
 // rows are computed together, so that a token's bits do not depend on which tokens come with it.
 #pragma once

@@ -1,4 +1,4 @@
-// The elementwise kernels of linear attention over core/simd.h, compiled once for AVX2 and once for AVX-512.
+// The elementwise kernels of linear attention over core/simd.h, compiled once an instruction set.
 #pragma once
 
 #include "ops/cpu/float_kernels.h"

@@ -1,4 +1,4 @@
-// The floating-point kernels over core/simd.h, compiled once for AVX2 and once for AVX-512.
+// The floating-point kernels over core/simd.h, compiled once an instruction set.
 #pragma once
 
 #include "core/simd.h"
@@ -244,9 +244,9 @@ void dense(const void* weight, int64_t rows, int64_t cols, const float* x, int64
 }
 
 // ---------------------------------------------------------------- attention
-// Scores of 16 tokens are one vector (AVX2: two) and are summed over the coordinates in order; a block of 64 tokens
-// updates the running maximum once. Blocks lie at fixed places of the context, and tokens that a row may not see add
-// exact zeros, so a row's result does not depend on the rows beside it or on how the prompt was cut.
+// Scores of 16 tokens are one vector (AVX2: two, NEON: four) and are summed over the coordinates in order; a block of
+// 64 tokens updates the running maximum once. Blocks lie at fixed places of the context, and tokens that a row may not
+// see add exact zeros, so a row's result does not depend on the rows beside it or on how the prompt was cut.
 constexpr int kBlockTokens = 64;
 
 template <typename Load, int kRows>

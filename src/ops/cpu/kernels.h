@@ -174,9 +174,14 @@ const Kernels& kernels(CpuLevel level);
 
 void attend_blocks_avx2(const AttendBlocks& blocks);
 void attend_blocks_avx512(const AttendBlocks& blocks);
+void attend_blocks_neon(const AttendBlocks& blocks);
+void panel_dot_neon_i8mm(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
+                         int32_t* out);
 
 extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kNeonKernels;
+extern const Kernels kNeonI8mmKernels;
 
 }  // namespace turboquant
