@@ -16,7 +16,7 @@ struct CalibrationOptions {
   int64_t tokens = 16384;  ///< of text, in sequences of 512
   uint64_t seed = 0;       ///< of the text that the model writes
   double damping = 0.01;   ///< added to the diagonal of an input's Hessian, whose mean is 1
-  double drift = 0;        ///< how far weights make up for what earlier layers' errors do to their input: 0 to 1
+  double drift = 0.5;      ///< how far weights make up for what earlier layers' errors do to their input: 0 to 1
 };
 
 struct ConvertOptions {

@@ -101,8 +101,8 @@ void add_calibration_options(CLI::App& command, CalibrationOptions& calibration)
   command
       .add_option(
           "--calibrate-drift", calibration.drift,
-          "How far weights make up for what the errors of earlier layers do to their input: 0 to 1 (0.5 is good; "
-          "takes twice the time)")
+          "How far weights make up for what the errors of earlier layers do to their input: 0 to 1; 0 takes half the "
+          "time")
       ->capture_default_str()
       ->needs(text);
 }
