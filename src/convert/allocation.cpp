@@ -1,6 +1,7 @@
 #include "convert/allocation.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "turboquant/error.h"
 
@@ -45,32 +46,85 @@ uint64_t least_bytes(std::span<const AllocationUnit> units) {
   return total;
 }
 
-std::vector<int> allocate(std::span<const AllocationUnit> units, uint64_t budget) {
-  const uint64_t least = least_bytes(units);
-  if (budget < least)
-    throw Error("a budget of " + std::to_string(budget) + " bytes is too small: the fewest bits take " +
-                std::to_string(least));
+namespace {
+
+struct Choice {
   std::vector<int> bits;
+  double loss = 0;
+};
+
+Choice greedy(std::span<const AllocationUnit> units, uint64_t budget) {
+  Choice choice;
   std::vector<Step> steps;
   for (size_t i = 0; i < units.size(); ++i) {
     const std::vector<AllocationOption> corners = hull(units[i].options);
-    bits.push_back(corners.front().bits);
+    choice.bits.push_back(corners.front().bits);
+    choice.loss += corners.front().loss;
     for (size_t k = 1; k < corners.size(); ++k)
       steps.push_back({i, corners[k], corners[k].bytes - corners[k - 1].bytes, slope(corners[k - 1], corners[k])});
   }
   // Stable: of equal slopes the first unit's comes first, and a unit's steps stay in their order.
   std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.saved > b.saved; });
   std::vector<bool> stopped(units.size(), false);  // a step of the unit did not fit: later ones start behind it
-  uint64_t left = budget - least;
+  uint64_t left = budget - least_bytes(units);
   for (const Step& step : steps) {
     if (stopped[step.unit] || step.bytes > left) {
       stopped[step.unit] = true;
       continue;
     }
     left -= step.bytes;
-    bits[step.unit] = step.to.bits;
+    choice.bits[step.unit] = step.to.bits;
+    choice.loss -= step.saved * static_cast<double>(step.bytes);
   }
-  return bits;
+  return choice;
+}
+
+// Units with a step that is a large part of everything, as an embedding's, the largest first.
+std::vector<size_t> large_units(std::span<const AllocationUnit> units) {
+  constexpr uint64_t kPart = 20;
+  constexpr size_t kMost = 3;
+  uint64_t all = 0;
+  std::vector<std::pair<uint64_t, size_t>> largest;
+  for (size_t i = 0; i < units.size(); ++i) {
+    const std::vector<AllocationOption> corners = hull(units[i].options);
+    all += corners.back().bytes;
+    uint64_t step = 0;
+    for (size_t k = 1; k < corners.size(); ++k) step = std::max(step, corners[k].bytes - corners[k - 1].bytes);
+    largest.emplace_back(step, i);
+  }
+  std::erase_if(largest, [=](const auto& step) { return step.first <= all / kPart; });
+  std::sort(largest.begin(), largest.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<size_t> result;
+  for (size_t i = 0; i < std::min(largest.size(), kMost); ++i) result.push_back(largest[i].second);
+  return result;
+}
+
+// The better of `best` and what is found with every option of the units large[next ..] in turn.
+void try_options(std::vector<AllocationUnit>& units, uint64_t budget, std::span<const size_t> large, Choice& best) {
+  if (least_bytes(units) > budget) return;
+  Choice choice = greedy(units, budget);
+  if (choice.loss < best.loss) best = std::move(choice);
+  if (large.empty()) return;
+  std::vector<AllocationOption>& options = units[large.front()].options;
+  const std::vector<AllocationOption> all = options;
+  for (const AllocationOption& option : hull(all)) {
+    options = {option};
+    try_options(units, budget, large.subspan(1), best);
+  }
+  options = all;
+}
+
+}  // namespace
+
+std::vector<int> allocate(std::span<const AllocationUnit> units, uint64_t budget) {
+  const uint64_t least = least_bytes(units);
+  if (budget < least)
+    throw Error("a budget of " + std::to_string(budget) + " bytes is too small: the fewest bits take " +
+                std::to_string(least));
+  Choice best = greedy(units, budget);
+  std::vector<AllocationUnit> changed(units.begin(), units.end());
+  try_options(changed, budget, large_units(units), best);
+  return best.bits;
 }
 
 }  // namespace turboquant

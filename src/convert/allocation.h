@@ -25,8 +25,10 @@ struct AllocationUnit {
 /// add up. Greedy over the lower convex hulls of the units' (bytes, loss), steepest step first (Y. Shoham, A. Gersho,
 /// "Efficient bit allocation for an arbitrary set of quantizers", IEEE Trans. ASSP 36 (9), 1988): optimal until the
 /// first step that the budget does not hold. Steps that still fit are then taken in the same order, so that little of
-/// the budget is left. The loss is above the least possible by no more than that first step saves, and never grows
-/// with the budget. Deterministic. Error: not even the smallest options fit; says what they take.
+/// the budget is left. The step of a unit that is a large part of everything, as an embedding's, may find its room
+/// taken by smaller ones: of the three largest such units every option is tried. The loss is above the least possible
+/// by no more than that first step saves, and never grows with the budget. Deterministic. Error: not even the smallest
+/// options fit; says what they take.
 std::vector<int> allocate(std::span<const AllocationUnit> units, uint64_t budget);
 
 /// The bytes of the smallest options together: the least budget.

@@ -110,6 +110,16 @@ TEST(Allocation, FillsWhatIsLeft) {
   EXPECT_EQ(allocate(units, 1000), (std::vector<int>{4, 4}));
 }
 
+// Small steps that save more for each byte do not keep out a large one that saves more than all behind them.
+TEST(Allocation, ALargeUnitFindsRoom) {
+  Units units = {{"head", {{4, 100, 10}, {8, 200, 0}}}};
+  for (int i = 0; i < 40; ++i) units.push_back({"matrix", {{4, 10, 1}, {8, 15, i < 4 ? 0.4 : 0.9}}});
+  const uint64_t least = least_bytes(units);
+  const std::vector<int> bits = allocate(units, least + 110);  // four good steps take 20: 90 are left, not 100
+  EXPECT_EQ(bits.front(), 8);
+  EXPECT_EQ(std::count(bits.begin(), bits.end(), 8), 3);
+}
+
 TEST(Allocation, OptionsOffTheHullAreNotChosen) {
   // 3 bits lie above the line from 2 to 4; 8 bits cost more and lose as much as 4.
   const Units units = {{"a", {{3, 30, 9}, {8, 80, 1}, {2, 20, 10}, {4, 40, 1}}}};
