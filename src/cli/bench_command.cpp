@@ -300,7 +300,8 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--head-bits", options->head_bits, "Bits of the synthetic embedding and head: 2, 3, 4, 8 or 16")
       ->capture_default_str();
-  command->add_flag("--ceilings", options->ceilings, "What the machine can do, fp32 multiply-adds, too; alone: nothing else");
+  command->add_flag("--ceilings", options->ceilings,
+                    "What the machine can do, fp32 multiply-adds, too; alone: nothing else");
   command->add_flag("--profile", options->profile, "Also what decoding and prefill consist of, by kind of operation");
   command->add_option("--batch", options->batch, "Also so many sequences decoded together")
       ->capture_default_str()

@@ -18,8 +18,8 @@
 namespace turboquant {
 namespace {
 
-// Of what plain compression of a matrix loses, calibration leaves this: 0.26 to 0.32 of the layers together, and less of
-// those that lose most, between which and the head the choice of bits decides (docs/quality.md).
+// Of what plain compression of a matrix loses, calibration leaves this: 0.26 to 0.32 of the layers together, and less
+// of those that lose most, between which and the head the choice of bits decides (docs/quality.md).
 constexpr double kLeft = 0.2;
 
 /// What was seen of an input, rotated: rows while they are few, as those of one expert among many, then their Hessian.

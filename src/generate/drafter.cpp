@@ -62,7 +62,7 @@ class ModelDrafter final : public Drafter {
 
 std::unique_ptr<Drafter> make_ngram_drafter() { return std::make_unique<NgramDrafter>(); }
 
-std::unique_ptr<Drafter> make_model_drafter(std::shared_ptr<LanguageModel::State> model, int64_t vocab_size) {
+std::unique_ptr<Drafter> make_model_drafter(const std::shared_ptr<LanguageModel::State>& model, int64_t vocab_size) {
   return std::make_unique<ModelDrafter>(model, vocab_size);
 }
 

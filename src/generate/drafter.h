@@ -22,6 +22,6 @@ std::unique_ptr<Drafter> make_ngram_drafter();
 
 /// What another, smaller model writes, of the tokens below `vocab_size`. They must mean the same to it; the caller sees
 /// to that.
-std::unique_ptr<Drafter> make_model_drafter(std::shared_ptr<LanguageModel::State> model, int64_t vocab_size);
+std::unique_ptr<Drafter> make_model_drafter(const std::shared_ptr<LanguageModel::State>& model, int64_t vocab_size);
 
 }  // namespace turboquant
