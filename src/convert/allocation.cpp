@@ -1,6 +1,7 @@
 #include "convert/allocation.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "turboquant/error.h"
@@ -121,7 +122,7 @@ std::vector<int> allocate(std::span<const AllocationUnit> units, uint64_t budget
   if (budget < least)
     throw Error("a budget of " + std::to_string(budget) + " bytes is too small: the fewest bits take " +
                 std::to_string(least));
-  Choice best = greedy(units, budget);
+  Choice best{{}, std::numeric_limits<double>::infinity()};
   std::vector<AllocationUnit> changed(units.begin(), units.end());
   try_options(changed, budget, large_units(units), best);
   return best.bits;

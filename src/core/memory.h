@@ -22,8 +22,8 @@ uint64_t peak_memory();
 /// Whether that is possible; gives back what the allocator holds without need, first.
 bool reset_peak_memory();
 
-/// Asks the system to back [data, data + bytes), fresh anonymous memory, by large pages: reading it as a stream is then
-/// up to 1.8 times as fast (bench/RESULTS.md). Advice: it may do nothing.
+/// Asks the system to back [data, data + bytes), fresh anonymous memory, by large pages, which are read faster as a
+/// stream. Advice: it may do nothing.
 void use_large_pages(void* data, size_t bytes);
 /// Their size; memory that begins at a multiple of it has the most of them.
 inline constexpr size_t kLargePage = size_t{2} << 20;
