@@ -43,7 +43,7 @@ struct ConvertOptions {
   uint32_t python_hash_seed = 0;      ///< of the original's format: the PYTHONHASHSEED that its signs depend on, too
   bool use_qjl = false;               ///< of the original's format: one more bit a weight, for what the codes leave
   std::string dtype;                  ///< of tensors that stay: "float16", "bfloat16", "float32"; empty: as they are
-  int threads = 0;                    ///< 0: one a processor
+  int threads = 0;                    ///< 0: one a processor; never more
   bool resume = false;                ///< go on with an interrupted conversion to the same folder; and if this one is
                                       ///< interrupted or fails, leave what is done for the next
   /// Called with every line worth telling ("Quantized 210 linear layers ...").

@@ -15,7 +15,7 @@
 namespace turboquant {
 
 struct LoadOptions {
-  int threads = 0;                                     ///< 0: one a processor
+  int threads = 0;                                     ///< 0: one a processor; never more
   bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
   KvCacheOptions kv;                                   ///< of caches that are not made with others
   std::string revision;                                ///< of a model on the hub: branch, tag, commit; empty: main

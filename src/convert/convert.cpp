@@ -79,7 +79,7 @@ ConvertResult convert(const ConvertOptions& options) {
   if (!source->note().empty()) say(source->note());
   model_info(source->config(), options.model);  // an architecture that cannot run is not worth converting
 
-  const auto pool = std::make_shared<ThreadPool>(options.threads);
+  const auto pool = make_thread_pool(options.threads);
   CalibrationData calibration;
   std::optional<Conversion> plan(std::in_place, *source, spec);  // fails early, if at all
   if (!options.calibration.text.empty()) {

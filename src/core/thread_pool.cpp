@@ -55,6 +55,10 @@ const std::vector<int>& processors() {
 
 void pin_calling_thread() { pin_to({processors().front()}); }
 
+std::shared_ptr<ThreadPool> make_thread_pool(int threads) {
+  return std::make_shared<ThreadPool>(std::min(threads, static_cast<int>(processors().size())));
+}
+
 ThreadPool::ThreadPool(int threads) {
   const std::vector<int>& usable = processors();
   const int count = threads > 0 ? threads : static_cast<int>(usable.size());

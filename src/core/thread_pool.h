@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -93,6 +94,9 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> running_ = 0;
   std::atomic<bool> stop_ = false;
 };
+
+/// As many threads as were asked for, but no more than there are processors: they would only wait for each other.
+std::shared_ptr<ThreadPool> make_thread_pool(int threads);
 
 /// Pins the calling thread to the first processor that this process may use, as the pool pins its workers to the next
 /// ones. For commands; a library leaves its host's thread alone.

@@ -272,7 +272,7 @@ std::vector<EvaluateRow> evaluate(const EvaluateOptions& options) {
   const std::unique_ptr<Checkpoint> source = open_model(options.model, options.revision, options.on_message);
   if (!source->note().empty()) say(source->note());
   if (options.preload || options.lock) load_into_memory(*source, options.lock);
-  const auto pool = std::make_shared<ThreadPool>(options.threads);
+  const auto pool = make_thread_pool(options.threads);
   const std::shared_ptr<Ops> ops = make_cpu_ops(pool);
   ModelOptions model_options;
   model_options.exact = options.exact;

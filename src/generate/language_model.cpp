@@ -103,7 +103,7 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
   if (!options.qjl && options.on_message) options.on_message(left_out_qjl(*state->checkpoint));
   if (options.preload || options.lock) load_into_memory(*state->checkpoint, options.lock);
-  state->pool = std::make_shared<ThreadPool>(options.threads);
+  state->pool = make_thread_pool(options.threads);
   std::shared_ptr<Ops> ops = make_cpu_ops(state->pool);
   if (options.profile) {
     state->profile = std::make_shared<Profile>();
