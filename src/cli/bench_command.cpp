@@ -62,7 +62,7 @@ Run median(std::vector<Run> runs) {
 class Bench {
  public:
   explicit Bench(const BenchOptions& options)
-      : options_(options), pool_(std::make_shared<ThreadPool>(options.threads)), ops_(make_cpu_ops(pool_)) {}
+      : options_(options), pool_(make_thread_pool(options.threads)), ops_(make_cpu_ops(pool_)) {}
 
   void run() {
     std::unique_ptr<Checkpoint> synthetic, real;  // first: a wrong name should not wait for measurements
@@ -305,21 +305,21 @@ void add_bench(CLI::App& app) {
   command->add_flag("--profile", options->profile, "Also what decoding and prefill consist of, by kind of operation");
   command->add_option("--batch", options->batch, "Also so many sequences decoded together")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_flag("--kernels", options->kernels, "Also the kernels alone (the default if no model is named)");
   command->add_option("--prompt-tokens", options->prompt, "Prompt of the prefill")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--tokens", options->tokens, "Tokens a decode run")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--depth", options->depth, "Tokens in the cache before a decode run, of random content")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   add_kv_options(*command, options->kv);
   command->add_option("--repeats", options->repeats, "Runs, of which the median counts")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_option("--json", options->json, "Write the rows to this file: a JSON array, one object a row");
   add_threads_option(*command, options->threads);
   add_memory_options(*command, options->preload, options->lock);

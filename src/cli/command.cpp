@@ -145,8 +145,17 @@ nlohmann::ordered_json json_number(double value) {
   return value;
 }
 
+CLI::Validator at_least(int64_t least) {
+  return {[least](std::string& text) {
+            int64_t value = 0;
+            if (CLI::detail::lexical_cast(text, value) && value >= least) return std::string();
+            return text + ": must be a whole number of at least " + std::to_string(least);
+          },
+          "INT at least " + std::to_string(least)};
+}
+
 void add_threads_option(CLI::App& command, int& threads) {
-  command.add_option("--threads,-t", threads, "Threads; 0: one a processor")
+  command.add_option("--threads,-t", threads, "Threads; 0: one a processor, and never more than that")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
 }

@@ -44,6 +44,9 @@ void add_kv_options(CLI::App& command, KvCacheOptions& kv);
 /// `prompt`: whether --kv-start can mean the end of a prompt.
 void add_kv_start_option(CLI::App& command, KvCacheOptions& kv, bool prompt);
 
+/// Whole numbers from `least` on.
+CLI::Validator at_least(int64_t least);
+
 /// A line on standard error: "[info] ..." unless --quiet.
 void message(const std::string& line);
 

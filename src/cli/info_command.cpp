@@ -26,7 +26,7 @@ void add_info(CLI::App& app) {
   add_model_option(*command, state->model, state->revision, "model,--model,--hf-path");
   command->add_option("--context,-c", state->context, "Context length that memory is stated for")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command->add_flag("--json", state->json, "Print JSON");
   command->callback([state] {
     const std::unique_ptr<Checkpoint> checkpoint = open_model(state->model, state->revision, message);

@@ -39,7 +39,7 @@ void add_logits(CLI::App& app) {
   command
       ->add_option("--greedy", state->greedy,
                    "Also write 'greedy': so many most likely tokens after the first sequence")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8, and an fp32 KV cache");
   add_threads_option(*command, state->load.threads);
   add_memory_options(*command, state->load.preload, state->load.lock);

@@ -52,7 +52,7 @@ CLI::Option* add_needle_options(CLI::App& command, NeedleOptions& options, bool&
       "--needle", asked, "Instead: hide a key in long texts and ask for it, with the fp16 cache and --kv-bits");
   command.add_option("--needle-lengths", options.lengths, "Tokens of the texts; default: 512, 1024, ... 8192")
       ->needs(needle)
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command.add_option("--needle-positions", options.positions, "Where the key stands, in percent")
       ->capture_default_str()
       ->needs(needle);
