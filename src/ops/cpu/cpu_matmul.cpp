@@ -14,6 +14,9 @@ constexpr int64_t kUnitRows = kTilePair * kTileRows;
 // Decoded weights that are multiplied with all tokens before the next columns are decoded: 32 rows of so many columns
 // are 256 KB, which stay in a second-level cache.
 constexpr int64_t kPanelGroups = 8192 / kGroup;
+// With few tokens, so many pairs of tiles are multiplied with a part of the input before the next part: the weights
+// stream through the first-level cache, and would push out an input that is longer than this many bytes.
+constexpr int64_t kSharedUnits = 2, kInputBytes = 4096;
 
 }  // namespace
 
@@ -67,14 +70,16 @@ std::vector<Tensor> CpuOps::matmul_each(std::span<const Product> products) {
     thread_local std::vector<int32_t> sums;
     thread_local std::vector<float> rows;
     size_t p = 0;
-    for (int64_t unit = begin; unit < end; ++unit) {
+    for (int64_t unit = begin, next = 0; unit < end; unit = next) {
       while (p + 1 < list.size() && list[p + 1].first_unit <= unit) ++p;
       const Work& work = list[p];
-      const int64_t tile = (unit - work.first_unit) * kTilePair;
+      const int64_t tile = (unit - work.first_unit) * kTilePair, tiles = tile_count(work.weight->rows);
+      next = unit + 1;
       if (!work.tiled) {
         floating(work, tile, rows);
       } else if (work.x->tokens <= kernels_.shared_tokens) {
-        for (int64_t i = tile; i < std::min(tile + kTilePair, tile_count(work.weight->rows)); ++i) tiled_dot(work, i);
+        next = std::min({unit + kSharedUnits, end, work.first_unit + (tiles + kTilePair - 1) / kTilePair});
+        tiled_dots(work, tile, std::min((next - work.first_unit) * kTilePair, tiles));
       } else {
         tiled_panels(work, tile, panels, sums);
       }
@@ -114,17 +119,30 @@ void CpuOps::finish_tile(const Work& work, int64_t tile, const int32_t* sums, in
   }
 }
 
-void CpuOps::tiled_dot(const Work& work, int64_t tile) const {
+void CpuOps::tiled_dots(const Work& work, int64_t begin, int64_t end) const {
   const Weight& weight = *work.weight;
   const Activations& x = *work.x;
   const int64_t groups = weight.cols / kGroup;
-  const uint8_t* blocks = weight.data.data<uint8_t>() + tile * groups * block_bytes(weight.bits);
-  alignas(64) int32_t sums[kTokenPanel * kTileRows];
-  if (x.tokens == 1)
-    kernels_.tile_dot(weight.bits, blocks, groups, x.q.data<int8_t>(), sums);
-  else
-    kernels_.tile_dots(weight.bits, blocks, groups, x.q.data<int8_t>(), static_cast<int>(x.tokens), sums);
-  finish_tile(work, tile, sums, kTileRows);
+  const int64_t group_bytes = kGroup * (x.tokens == 1 ? 1 : kTokenPanel);  // of x
+  const int64_t part = kInputBytes / group_bytes;
+  const auto count = static_cast<size_t>(x.tokens * kTileRows);
+  alignas(64) int32_t sums[kSharedUnits * kTilePair][kTokenPanel * kTileRows];
+  for (int64_t g = 0; g < groups; g += part) {
+    const int64_t now = std::min(part, groups - g);
+    const int8_t* q = x.q.data<int8_t>() + g * group_bytes;
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const uint8_t* blocks = weight.data.data<uint8_t>() + (tile * groups + g) * block_bytes(weight.bits);
+      alignas(64) int32_t part_sums[kTokenPanel * kTileRows];
+      int32_t* const out = g == 0 ? sums[tile - begin] : part_sums;
+      if (x.tokens == 1)
+        kernels_.tile_dot(weight.bits, blocks, now, q, out);
+      else
+        kernels_.tile_dots(weight.bits, blocks, now, q, static_cast<int>(x.tokens), out);
+      if (g == 0) continue;
+      for (size_t i = 0; i < count; ++i) sums[tile - begin][i] += part_sums[i];
+    }
+  }
+  for (int64_t tile = begin; tile < end; ++tile) finish_tile(work, tile, sums[tile - begin], kTileRows);
 }
 
 void CpuOps::tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& panels,

@@ -26,6 +26,13 @@ struct PackedToken {
   int64_t stride;  // from 4 columns to the next 4
 };
 
+// Tokens of one panel, rows one behind the other, to their places in x.
+void pack(const int8_t* rows, int64_t count, const PackedToken& to, Activations& x) {
+  int8_t* out = x.q.data<int8_t>() + to.offset;
+  for (int64_t k = 0; k < x.width; k += 4, out += to.stride)
+    for (int64_t i = 0; i < count; ++i) std::memcpy(out + 4 * i, rows + i * x.width + k, 4);
+}
+
 void allocate_int8(Arena& arena, Activations& x) {
   const int64_t panels = (x.tokens + kTokenPanel - 1) / kTokenPanel;
   x.q = arena.allocate(DType::i8, {x.tokens == 1 ? 1 : panels * kTokenPanel, x.width});
@@ -82,17 +89,21 @@ Activations CpuOps::prepare(const Tensor& x, const Rotation& rotation, bool exac
   if (!exact) {
     allocate_int8(arena_, result);
   }
-  pool_.parallel_for(result.tokens, rows_per_task(result.width), [&](int64_t begin, int64_t end) {
-    std::vector<int8_t> row(exact || result.tokens == 1 ? 0 : static_cast<size_t>(result.width));
-    for (int64_t t = begin; t < end; ++t) {
-      float* rotated = result.x.data<float>() + t * result.width;
-      if (rotation) rotate(rotation, x.data<float>() + t * result.width, rotated);
-      if (exact) continue;
-      int8_t* q = result.tokens == 1 ? result.q.data<int8_t>() : row.data();
-      kernels_.quantize(rotated, result.width, q, result.scale.data<float>() + t, result.sum.data<int32_t>() + t);
-      if (result.tokens == 1) continue;
-      int8_t* panel = result.q.data<int8_t>() + PackedToken(result, t).offset;
-      for (int64_t k = 0; k < result.width; k += 4) std::memcpy(panel + k * kTokenPanel, row.data() + k, 4);
+  // Panels of a thread's own, if there are enough of them: several would write to the same cache lines.
+  const int64_t grain = result.tokens >= 2 * kTokenPanel * pool_.size() ? kTokenPanel : rows_per_task(result.width);
+  pool_.parallel_for(result.tokens, grain, [&](int64_t begin, int64_t end) {
+    thread_local std::vector<int8_t> rows;
+    if (!exact && result.tokens > 1) rows.resize(static_cast<size_t>(kTokenPanel * result.width));
+    for (int64_t t = begin; t < end;) {
+      const int64_t next = std::min(end, (t / kTokenPanel + 1) * kTokenPanel), first = t;
+      for (; t < next; ++t) {
+        float* rotated = result.x.data<float>() + t * result.width;
+        if (rotation) rotate(rotation, x.data<float>() + t * result.width, rotated);
+        if (exact) continue;
+        int8_t* q = result.tokens == 1 ? result.q.data<int8_t>() : rows.data() + (t - first) * result.width;
+        kernels_.quantize(rotated, result.width, q, result.scale.data<float>() + t, result.sum.data<int32_t>() + t);
+      }
+      if (!exact && result.tokens > 1) pack(rows.data(), next - first, PackedToken(result, first), result);
     }
   });
   return result;

@@ -59,7 +59,7 @@ class CpuOps final : public Ops {
  private:
   struct Work;  // one product: where its tiles begin among all
 
-  void tiled_dot(const Work& work, int64_t tile) const;
+  void tiled_dots(const Work& work, int64_t begin, int64_t end) const;
   void tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& panels, std::vector<int32_t>& sums) const;
   void floating(const Work& work, int64_t tile, std::vector<float>& rows) const;
   void finish_tile(const Work& work, int64_t tile, const int32_t* sums, int64_t sums_stride) const;
