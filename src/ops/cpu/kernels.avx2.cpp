@@ -10,128 +10,162 @@
 namespace turboquant {
 namespace {
 
-inline uint64_t word(const uint8_t* p) {
-  uint64_t w;
+inline int32_t word32(const uint8_t* p) {
+  int32_t w;
+  __builtin_memcpy(&w, p, 4);
+  return w;
+}
+inline int64_t word64(const uint8_t* p) {
+  int64_t w;
   __builtin_memcpy(&w, p, 8);
   return w;
 }
 
 inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store32(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+inline __m256i all_bytes(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
 
-/// Byte b of the result is 0xff where bit b of the mask, 32 bits in every lane, is set.
-inline __m256i spread_mask(__m256i mask) {
-  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-  const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
-  return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(mask, byte), bit), bit);
-}
-
-/// The same of 32 bits in memory.
-inline __m256i spread_mask(const uint8_t* p) {
-  int32_t mask;
-  __builtin_memcpy(&mask, p, 4);
-  return spread_mask(_mm256_set1_epi32(mask));
-}
-
-/// Exchanges the 32-bit lanes (j, a) of four vectors within each 128-bit half: from one vector a j with a lane a row to
-/// one vector a row with a lane a j, and back.
+/// Four vectors of rows 2 i | 2 i + 1 of 8, four 32-bit lanes each, to four vectors of a lane each, of all 8 rows.
 inline void transpose(__m256i v[4]) {
-  const __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
-  const __m256i c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
+  const __m256i row0 = _mm256_permute2x128_si256(v[0], v[2], 0x20), row1 = _mm256_permute2x128_si256(v[0], v[2], 0x31);
+  const __m256i row2 = _mm256_permute2x128_si256(v[1], v[3], 0x20), row3 = _mm256_permute2x128_si256(v[1], v[3], 0x31);
+  const __m256i a = _mm256_unpacklo_epi32(row0, row1), b = _mm256_unpackhi_epi32(row0, row1);
+  const __m256i c = _mm256_unpacklo_epi32(row2, row3), d = _mm256_unpackhi_epi32(row2, row3);
   v[0] = _mm256_unpacklo_epi64(a, c);
   v[1] = _mm256_unpackhi_epi64(a, c);
   v[2] = _mm256_unpacklo_epi64(b, d);
   v[3] = _mm256_unpackhi_epi64(b, d);
 }
 
-/// The integers that a weight can be, a table of 16 bytes an index: at 2 and 3 bits by (c0 << 3) | k, at 4 bits by k,
-/// to which the shift is added.
+/// For both indices of a byte, of rows 2 i and 2 i + 1, the integers that a weight can be, side by side: 16 bytes a
+/// row, at 2 and 3 bits by plain | u << 2 | c0 << 3, at 4 bits, to which the shift is added, by low plain bits | u << 2
+/// | top << 3.
 template <int kBits>
-struct RowTables {
-  alignas(64) int8_t of[16][16];
-  alignas(64) int8_t shift[16][16];
-  constexpr RowTables() : of(), shift() {
-    for (int index = 0; index < 16; ++index)
-      for (int i = 0; i < 16; ++i) {
-        const int c0 = kBits == 4 ? 0 : i >> 3, k = kBits == 2 ? i & 3 : kBits == 3 ? i & 7 : i;
-        of[index][i] = static_cast<int8_t>(tcq16_table(kBits)[(index << kBits) + k] + c0 * tcq16_shift(kBits)[index]);
-        shift[index][i] = tcq16_shift(kBits)[index];
+struct PairTables {
+  alignas(64) int8_t of[256][32];
+  alignas(64) int8_t shift[kBits == 4 ? 256 : 1][32];
+  constexpr PairTables() : of(), shift() {
+    for (int pair = 0; pair < 256; ++pair)
+      for (int at = 0; at < 32; ++at) {
+        const int index = at < 16 ? pair & 15 : pair >> 4, i = at % 16, high = i >> 3;
+        const int plain = kBits == 2 ? i & 1 : kBits == 3 ? i & 3 : (i & 3) | high << 2;
+        const int k = plain << 1 | (i >> 2 & 1), c0 = kBits == 4 ? 0 : high;
+        of[pair][at] = static_cast<int8_t>(tcq16_table(kBits)[(index << kBits) + k] + c0 * tcq16_shift(kBits)[index]);
+        if (kBits == 4) shift[pair][at] = tcq16_shift(kBits)[index];
       }
   }
 };
 template <int kBits>
-constexpr RowTables<kBits> kRowTables;
+constexpr PairTables<kBits> kPairTables;
 
-/// Two rows' entries, side by side.
-inline __m256i of_rows(const int8_t (&tables)[16][16], uint64_t low, uint64_t high) {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(tables[low & 15])), load16(tables[high & 15]), 1);
+/// Spreads bytes 4 i .. 4 i + 3 of 16 over the columns of a pair of rows, i = 0..3.
+struct PairBytes {
+  alignas(32) uint8_t of[4][32];
+  constexpr PairBytes() : of() {
+    for (int i = 0; i < 4; ++i)
+      for (int at = 0; at < 32; ++at) of[i][at] = static_cast<uint8_t>(4 * i + at % 16 / 4);
+  }
+};
+constexpr PairBytes kPairBytes;
+
+/// The 4 words of a block's bit plane, turned so that bytes 4 i .. 4 i + 3 are byte i of each word: the bits of row 2 i
+/// in the low nibbles, of row 2 i + 1 in the high ones.
+struct TurnedPlane {
+  __m256i half[2];  // of 4 pairs, twice
+  explicit TurnedPlane(const uint8_t* words) {
+    const __m256i two_words =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    const __m256i w = _mm256_shuffle_epi8(load32(words), two_words);
+    const __m256i first = _mm256_permute4x64_epi64(w, 0x44), second = _mm256_permute4x64_epi64(w, 0xEE);
+    half[0] = _mm256_unpacklo_epi16(first, second);
+    half[1] = _mm256_unpackhi_epi16(first, second);
+  }
+  /// 0xff where the bit of a column is set: rows 2 i | 2 i + 1, 16 columns each.
+  __m256i of_pair(int i) const {
+    const __m256i bit =
+        _mm256_setr_epi64x(0x0804020108040201, 0x0804020108040201, static_cast<int64_t>(0x8040201080402010),
+                           static_cast<int64_t>(0x8040201080402010));
+    const __m256i bytes = _mm256_shuffle_epi8(half[i / 4], load32(kPairBytes.of[i % 4]));
+    return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+  }
+};
+
+/// The low plain bits of rows 2 i | 2 i + 1, 16 columns each, in the two lowest bits of a byte.
+inline __m256i plain_of_pair(const uint8_t* blocks, int i) {
+  const __m256i row_each =
+      _mm256_setr_epi32(0x03020100, 0x03020100, 0x03020100, 0x03020100, 0x07060504, 0x07060504, 0x07060504, 0x07060504);
+  const __m256i shifts = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+  const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi64x(word64(blocks + 8 * i)), row_each);
+  return _mm256_and_si256(_mm256_srlv_epi32(bytes, shifts), all_bytes(3));
 }
 
-// The one decode loop. A block is two halves of 8 rows. In a half, four vectors hold the codes of columns 4 j + p, with
-// c0 beside them; a 4 x 4 transpose gives vectors of two rows (rows i and 4 + i of the half) with the 16 columns of
-// each in order, where one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the four
-// vectors of int8; half is a constant.
+// The one decode loop. Each vector holds two rows, 2 i and 2 i + 1, with the 16 columns of the group in order, so that
+// one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the vectors of four pairs of
+// rows, the first or the second half of the tile; half is a constant.
 template <int kBits, typename Use>
 inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
   static_assert(kBits == 2 || kBits == 3 || kBits == 4);
-  const RowTables<kBits>& tables = kRowTables<kBits>;
-  // A shuffle does not look at bit 4.
-  const __m256i u_bit = _mm256_set1_epi8(1), c0_bit = _mm256_set1_epi8(kBits == 4 ? 16 : 8);
-  const __m256i plain_bits = _mm256_set1_epi8(6), top_bit = _mm256_set1_epi8(kBits == 2 ? 2 : 8);
-  constexpr uint64_t kUpper = 0xEEEEEEEEEEEEEEEE;
-
+  const PairTables<kBits>& tables = kPairTables<kBits>;
+  // u of slot t - 1: of the same byte 4 columns before, for the first 4 of the neighbouring byte of the last 4.
+  const __m256i slot_before =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(15, 12, 13, 14, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11));
+  const __m256i u_bit = all_bytes(4), high_bit = all_bytes(8);
   for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(kBits)) {
-    const uint8_t* u_words = blocks + trellis_offset(kBits);
-    const uint64_t index = word(blocks + index_offset(kBits)), last = word(u_words + 24);
-    const uint64_t before_first = ((last << 1) & kUpper) | ((last >> 3) & ~kUpper);
-    unroll<2>([&](auto half) TURBOQUANT_INLINE {
-      __m256i plain = _mm256_setzero_si256();
-      if constexpr (kBits >= 3) plain = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * half));
-      __m256i before = spread_mask(_mm256_set1_epi32(static_cast<int32_t>(before_first >> (32 * half))));
-      __m256i k[4];
-      unroll<4>([&](auto j) TURBOQUANT_INLINE {
-        const __m256i u = spread_mask(u_words + 8 * j + 4 * half);
-        k[j] = _mm256_or_si256(_mm256_and_si256(u, u_bit), _mm256_and_si256(before, c0_bit));
-        before = u;
-        if constexpr (kBits >= 3)
-          k[j] = _mm256_or_si256(
-              k[j], _mm256_and_si256(j() == 0 ? _mm256_slli_epi16(plain, 1) : _mm256_srli_epi16(plain, 2 * j() - 1),
-                                     plain_bits));
-        if constexpr (kBits != 3)
-          k[j] = _mm256_or_si256(k[j],
-                                 _mm256_and_si256(spread_mask(blocks + top_offset(kBits) + 8 * j + 4 * half), top_bit));
+    const TurnedPlane u_plane(blocks + trellis_offset(kBits));
+    const uint8_t* indices = blocks + index_offset(kBits);
+    const auto decode_half = [&](auto half, const auto& decode_pair) TURBOQUANT_INLINE {
+      __m256i rows[4];
+      unroll<4>([&](auto i) TURBOQUANT_INLINE { rows[i] = decode_pair(4 * half + i); });
+      use(g, half, rows);
+    };
+    const auto u_and_before = [&](int i, __m256i& u, __m256i& before) TURBOQUANT_INLINE {
+      u = u_plane.of_pair(i);
+      before = _mm256_shuffle_epi8(u, slot_before);
+      u = _mm256_and_si256(u, u_bit);
+    };
+    const auto table = [&](int i) TURBOQUANT_INLINE { return load32(tables.of[indices[i]]); };
+    if constexpr (kBits == 3) {
+      unroll<2>([&](auto half) TURBOQUANT_INLINE {
+        decode_half(half, [&](int i) TURBOQUANT_INLINE {
+          __m256i u, before;
+          u_and_before(i, u, before);
+          const __m256i k =
+              _mm256_or_si256(plain_of_pair(blocks, i), _mm256_or_si256(u, _mm256_and_si256(before, high_bit)));
+          return _mm256_shuffle_epi8(table(i), k);
+        });
       });
-      transpose(k);
-      unroll<4>([&](auto i) TURBOQUANT_INLINE {
-        const uint64_t low = index >> (4 * (8 * half + i)), high = index >> (4 * (8 * half + 4 + i));
-        __m256i q = _mm256_shuffle_epi8(of_rows(tables.of, low, high), k[i]);
-        if constexpr (kBits == 4)
-          q = _mm256_add_epi8(
-              q, _mm256_and_si256(_mm256_cmpgt_epi8(k[i], _mm256_set1_epi8(15)), of_rows(tables.shift, low, high)));
-        k[i] = q;
+    } else {
+      const TurnedPlane top_plane(blocks + top_offset(kBits));
+      unroll<2>([&](auto half) TURBOQUANT_INLINE {
+        decode_half(half, [&](int i) TURBOQUANT_INLINE {
+          __m256i u, before;
+          u_and_before(i, u, before);
+          const __m256i top = top_plane.of_pair(i);
+          if constexpr (kBits == 2) {
+            const __m256i k = _mm256_or_si256(_mm256_and_si256(top, all_bytes(1)),
+                                              _mm256_or_si256(u, _mm256_and_si256(before, high_bit)));
+            return _mm256_shuffle_epi8(table(i), k);
+          } else {
+            const __m256i k =
+                _mm256_or_si256(plain_of_pair(blocks, i), _mm256_or_si256(u, _mm256_and_si256(top, high_bit)));
+            return _mm256_add_epi8(_mm256_shuffle_epi8(table(i), k),
+                                   _mm256_and_si256(before, load32(tables.shift[indices[i]])));
+          }
+        });
       });
-      use(g, half, k);
-    });
+    }
   }
 }
 
 template <typename Use>
 inline __attribute__((always_inline)) void decode(int bits, const uint8_t* blocks, int64_t groups, const Use& use) {
-  if (bits == 3) {
+  if (bits == 3)
     decode_tile<3>(blocks, groups, use);
-  } else if (bits == 4) {
+  else if (bits == 4)
     decode_tile<4>(blocks, groups, use);
-  } else if (bits == 2) {
+  else
     decode_tile<2>(blocks, groups, use);
-  } else {
-    for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(8))
-      unroll<2>([&](auto half) TURBOQUANT_INLINE {
-        __m256i rows[4];
-        for (int j = 0; j < 4; ++j)
-          rows[j] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 64 * j + 32 * half));
-        transpose(rows);
-        use(g, half, rows);
-      });
-  }
 }
 
 /// Sums of 4 products of int8, a and b within +-127, in each 32-bit lane. vpmaddubsw wants one side unsigned, and
@@ -157,28 +191,49 @@ int64_t peak_int8(int64_t repeats) {
   return repeats * kChains * 32;
 }
 
+// The vectors of a tile of int8 are 8 rows of 4 columns already.
+void int8_tile_dot(const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
+  __m256i acc[2][2] = {};
+  for (int64_t v = 0; v < 4 * groups; v += 2, blocks += 128)
+    unroll<2>([&](auto j) TURBOQUANT_INLINE {
+      const __m256i xs = _mm256_set1_epi32(word32(reinterpret_cast<const uint8_t*>(x) + 4 * (v + j)));
+      const __m256i xs_abs = _mm256_abs_epi8(xs);
+      unroll<2>([&](auto half) TURBOQUANT_INLINE {
+        acc[half][j] = _mm256_add_epi32(acc[half][j], dot4(xs, xs_abs, load32(blocks + 64 * j + 32 * half)));
+      });
+    });
+  for (int half = 0; half < 2; ++half) store32(out + 8 * half, _mm256_add_epi32(acc[half][0], acc[half][1]));
+}
+
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
+  if (bits == 8) {
+    int8_tile_dot(blocks, groups, x, out);
+    return;
+  }
   __m256i acc[2][4] = {};
   decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
     const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
     const __m256i xs_abs = _mm256_abs_epi8(xs);
     for (int i = 0; i < 4; ++i) acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(xs, xs_abs, rows[i]));
   });
-  // acc[half][i] holds 4 partial sums of row 8 half + i (low 128 bits) and of row 8 half + 4 + i (high).
+  // acc[half][i] holds 4 partial sums of row 8 half + 2 i and of the next.
   for (int half = 0; half < 2; ++half) {
     transpose(acc[half]);
     const __m256i sums =
         _mm256_add_epi32(_mm256_add_epi32(acc[half][0], acc[half][1]), _mm256_add_epi32(acc[half][2], acc[half][3]));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * half), sums);
+    store32(out + 8 * half, sums);
   }
 }
 
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
+  if (bits == 8) {
+    __builtin_memcpy(panel, blocks, static_cast<size_t>(groups * block_bytes(8)));
+    return;
+  }
   decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
     __m256i columns[4] = {rows[0], rows[1], rows[2], rows[3]};
     transpose(columns);
-    for (int j = 0; j < 4; ++j)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel + 64 * (4 * g + j) + 32 * half), columns[j]);
+    for (int j = 0; j < 4; ++j) store32(panel + 64 * (4 * g + j) + 32 * half, columns[j]);
   });
 }
 
@@ -193,8 +248,7 @@ void panel_dot_tokens(const uint8_t* panel, int64_t groups, const int8_t* x, int
     acc1[t] = _mm256_loadu_si256(at(t, 1));
   });
   for (int64_t v = 0; v < 4 * groups; ++v, x += 4 * kTokenPanel) {
-    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * v));
-    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 64 * v + 32));
+    const __m256i w0 = load32(panel + 64 * v), w1 = load32(panel + 64 * v + 32);
     const __m256i a0 = _mm256_abs_epi8(w0), a1 = _mm256_abs_epi8(w1);
     unroll<kTokens>([&](auto t) TURBOQUANT_INLINE {
       int32_t four;
