@@ -227,7 +227,7 @@ void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, 
 
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
   if (bits == 8) {
-    __builtin_memcpy(panel, blocks, static_cast<size_t>(groups * block_bytes(8)));
+    for (int64_t i = 0; i < groups * block_bytes(8); i += 32) store32(panel + i, load32(blocks + i));
     return;
   }
   decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
