@@ -94,6 +94,12 @@ def conversation_goes_on_and_is_kept(chat):
     expect(chat.page).to_have_title("one – TurboQuant")
 
 
+def the_page_fills_the_window(chat):
+    boxes = chat.page.evaluate("['drawer', 'page'].map((id) => document.getElementById(id).getBoundingClientRect())")
+    drawer, page = boxes
+    assert (drawer["height"], page["height"], drawer["right"], page["right"]) == (800, 800, page["left"], 1200), boxes
+
+
 def markdown_is_shown(chat):
     chat.send("markdown")
     answer = chat.answers.last
@@ -338,8 +344,10 @@ def keyboard_and_screen_reader(chat):
 def phone(chat):
     page = chat.page
     chat.send("markdown")
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    assert wide <= PHONE["width"], wide
+    outside = page.locator("button:visible, #composer, .prose > *").evaluate_all(
+        "nodes => nodes.filter((node) => node.getBoundingClientRect().right > innerWidth).length"
+    )
+    assert outside == 0, outside
     drawer = page.get_by_role("navigation")
     expect(drawer).not_to_be_visible()
     page.get_by_role("button", name="Conversations", exact=True).click()
