@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <iostream>
 #include <optional>
+#include <utility>
 
 #include "cli/chat_input.h"
 #include "cli/chat_session.h"
@@ -38,6 +39,11 @@ double rate(double tokens, double seconds) { return seconds > 0 ? tokens / secon
 class Chat {
  public:
   Chat(Writer& writer, bool terminal) : writer_(writer), session_(writer.model, writer.options), terminal_(terminal) {}
+
+  void greet(const std::string& model) const {
+    note(fmt::format("{}, context of {} tokens. /help lists the commands, Ctrl-D leaves.", model,
+                     writer_.model.max_context()));
+  }
 
   void load(const std::string& path) {
     session_.load(path);
@@ -108,9 +114,6 @@ void Chat::note(const std::string& text) const {
 }
 
 void Chat::run(const LineSource& source, const std::function<void(const Input&)>& remember) {
-  if (terminal_)
-    note(fmt::format("{}, context of {} tokens. /help lists the commands, Ctrl-D leaves.",
-                     writer_.model.state().checkpoint->path().filename().string(), writer_.model.max_context()));
   while (!left_) {
     if (terminal_)
       clear_interrupt();
@@ -213,6 +216,12 @@ Line read_standard_input(std::string_view /*prompt*/) {
   return {Line::Kind::text, std::move(text)};
 }
 
+// As it is to be entered to mean the same again.
+std::string as_typed(const Input& input) {
+  if (input.kind == Input::Kind::message) return (input.text.starts_with('/') ? "/" : "") + input.text;
+  return input.argument.empty() ? input.text : input.text + " " + input.argument;
+}
+
 void run(const ChatState& state) {
   const bool terminal = ::isatty(STDIN_FILENO) == 1 && ::isatty(STDOUT_FILENO) == 1;
   Writer writer(state.writer);
@@ -230,9 +239,14 @@ void run(const ChatState& state) {
     std::filesystem::create_directories(std::filesystem::path(state.history).parent_path(), ignored);
   }
   LineEditor editor(Chat::command_names(), state.history);
+  chat.greet(state.writer.model);
   chat.run([&](std::string_view prompt) { return editor.read(prompt); },
-           [&](const Input& input) {
-             editor.remember(input.argument.empty() ? input.text : input.text + " " + input.argument);
+           [&, told = false](const Input& input) mutable {
+             try {
+               editor.remember(as_typed(input));
+             } catch (const Error& error) {
+               if (!std::exchange(told, true)) fmt::print(stderr, "{}\n", error.what());
+             }
            });
 }
 

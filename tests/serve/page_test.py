@@ -183,6 +183,20 @@ def an_answer_is_written_while_another_conversation_is_open(chat):
     chat.wait_for_answer()
 
 
+def what_was_written_survives_a_reload(chat):
+    chat.send("endless", wait=False)
+    expect(chat.answers.last).to_contain_text("word110 ")  # it is kept every two seconds
+    chat.page.evaluate("""() => {
+        localStorage.setItem("turboquant.conversation.1", "not JSON");
+        localStorage.setItem("turboquant.conversation.2", '{"id": "2", "title": "t", "changed": 1, "messages": [1]}');
+    }""")
+    chat.page.reload()
+    expect(chat.page.locator("#conversations .open")).to_have_text(["endless"])
+    chat.page.locator("#conversations .open").click()
+    expect(chat.answers.last).to_contain_text("word50 ")
+    expect(chat.page.locator(".writing")).to_have_count(0)
+
+
 def regenerate_and_edit(chat):
     chat.send("first")
     chat.send("second")

@@ -33,7 +33,12 @@ const store = {
     } catch {
       // no storage
     }
-    return keys.map((key) => this.read(key)).filter(isConversation).sort((a, b) => b.changed - a.changed);
+    const found = keys.map((key) => this.read(key)).filter(isConversation);
+    for (const message of found.flatMap(({messages}) => messages).filter(({writing}) => writing)) {
+      delete message.writing;  // the page was closed before the answer was finished
+      message.finish = "stopped";
+    }
+    return found.sort((a, b) => b.changed - a.changed);
   },
 
   save(conversation) {
@@ -62,8 +67,12 @@ const store = {
 /** Another program may have written there. */
 function isConversation(value) {
   return typeof value?.id === "string" && typeof value.title === "string" && Number.isFinite(value.changed) &&
-      Array.isArray(value.messages) &&
-      value.messages.every((message) => ["user", "assistant"].includes(message?.role) && typeof message.content === "string");
+      Array.isArray(value.messages) && value.messages.every(isMessage);
+}
+
+function isMessage(value) {
+  return ["user", "assistant"].includes(value?.role) && typeof value.content === "string" &&
+      ["undefined", "string"].includes(typeof value.reasoning);
 }
 
 function newConversation() {
