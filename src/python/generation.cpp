@@ -103,6 +103,15 @@ void bind_generation(nb::module_& module, nb::class_<Model>& model) {
             nb::arg("draft") = "", nb::arg("draft_model") = nb::none(), nb::arg("draft_max") = 16,
             nb::arg("cache") = nb::none(), nb::arg("on_text") = nb::none(), nb::arg("on_prompt") = nb::none(),
             nb::arg("cancellation") = nb::none(), kGenerateDoc);
+  model.def(
+      "stream",
+      [](const nb::object& self, const nb::object& prompt, const nb::kwargs& options) {
+        return nb::module_::import_("turboquant._stream").attr("stream")(self, prompt, **options);
+      },
+      nb::arg("prompt"), nb::arg("options"),
+      nb::sig("def stream(self, prompt: str | collections.abc.Sequence[int], **options: typing.Any) -> "
+              "turboquant._stream.TextStream"),
+      "generate() as an iterator over the pieces of the text: turboquant.stream().");
 }
 
 }  // namespace turboquant::python
