@@ -37,19 +37,19 @@ bool wants_more(nb::handle on_text, std::string_view piece) {
   return !on_text(nb::str(piece.data(), piece.size())).is(nb::handle(Py_False));
 }
 
-GenerateResult generate(Model& self, const Prompt& prompt, int max_tokens, float temperature, int top_k, float top_p,
-                        float min_p, float repetition_penalty, std::optional<uint64_t> seed,
+GenerateResult generate(Model& self, const Prompt& prompt, int max_tokens, double temperature, int top_k, double top_p,
+                        double min_p, double repetition_penalty, std::optional<uint64_t> seed,
                         const std::vector<std::string>& stop, bool raw, const std::string& system,
                         const std::string& draft, Model* draft_model, int draft_max, Cache* cache,
-                        const nb::object& on_text, const std::function<void()>& on_prompt,
+                        const std::optional<nb::callable>& on_text, const std::function<void()>& on_prompt,
                         const Cancellation* cancellation) {
   GenerateOptions options;
   options.max_tokens = max_tokens;
-  options.temperature = temperature;
+  options.temperature = static_cast<float>(temperature);
   options.top_k = top_k;
-  options.top_p = top_p;
-  options.min_p = min_p;
-  options.repetition_penalty = repetition_penalty;
+  options.top_p = static_cast<float>(top_p);
+  options.min_p = static_cast<float>(min_p);
+  options.repetition_penalty = static_cast<float>(repetition_penalty);
   options.seed = seed;
   options.stop = stop;
   options.raw = raw;
@@ -60,7 +60,7 @@ GenerateResult generate(Model& self, const Prompt& prompt, int max_tokens, float
   if (draft_model != nullptr) options.draft_model = &draft_model->model;
   if (cache != nullptr) options.cache = &cache->cache;
   std::function<bool(std::string_view)> text;
-  if (!on_text.is_none()) text = [on_text = nb::handle(on_text)](std::string_view p) { return wants_more(on_text, p); };
+  if (on_text) text = [on_text = nb::handle(*on_text)](std::string_view p) { return wants_more(on_text, p); };
   const auto call = [&] {
     return std::visit([&](const auto& given) { return self.model.generate(given, options, text); }, prompt);
   };
@@ -97,8 +97,8 @@ void bind_result(nb::module_& module) {
 void bind_generation(nb::module_& module, nb::class_<Model>& model) {
   bind_result(module);
   model.def("generate", &generate, nb::arg("prompt"), nb::kw_only(), nb::arg("max_tokens") = 200,
-            nb::arg("temperature") = 0.7F, nb::arg("top_k") = 0, nb::arg("top_p") = 1.0F, nb::arg("min_p") = 0.0F,
-            nb::arg("repetition_penalty") = 1.0F, nb::arg("seed") = nb::none(),
+            nb::arg("temperature") = 0.7, nb::arg("top_k") = 0, nb::arg("top_p") = 1.0, nb::arg("min_p") = 0.0,
+            nb::arg("repetition_penalty") = 1.0, nb::arg("seed") = nb::none(),
             nb::arg("stop") = std::vector<std::string>(), nb::arg("raw") = false, nb::arg("system") = "",
             nb::arg("draft") = "", nb::arg("draft_model") = nb::none(), nb::arg("draft_max") = 16,
             nb::arg("cache") = nb::none(), nb::arg("on_text") = nb::none(), nb::arg("on_prompt") = nb::none(),
