@@ -3,9 +3,12 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 
 #include <memory>
 #include <string>
+#include <variant>
 
 #include "python/native_call.h"
 #include "turboquant/turboquant.h"
@@ -23,6 +26,18 @@ struct Cache {
   KvCache cache;
   std::shared_ptr<ModelLock> lock;
 };
+
+/// Options, or the first of them alone.
+using KvArgument = std::variant<KvCacheOptions, std::string>;
+using CalibrationArgument = std::variant<CalibrationOptions, std::string>;
+inline KvCacheOptions options_of(const KvArgument& given) {
+  const auto* bits = std::get_if<std::string>(&given);
+  return bits != nullptr ? KvCacheOptions{.bits = *bits} : std::get<KvCacheOptions>(given);
+}
+inline CalibrationOptions options_of(const CalibrationArgument& given) {
+  const auto* text = std::get_if<std::string>(&given);
+  return text != nullptr ? CalibrationOptions{.text = *text} : std::get<CalibrationOptions>(given);
+}
 
 /// Token ids that are read where they lie.
 using TokenArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

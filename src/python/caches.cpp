@@ -1,7 +1,6 @@
 // KvCacheOptions and KvCache.
 #include <fmt/format.h>
 #include <nanobind/stl/filesystem.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
@@ -40,7 +39,6 @@ void bind_options(nb::module_& module) {
                            self.bits, self.dtype, self.format, self.group_size, self.keep_layers, self.start);
       });
   options.attr("AFTER_PROMPT") = KvCacheOptions::kAfterPrompt;
-  nb::implicitly_convertible<std::string, KvCacheOptions>();
 }
 
 void bind_cache(nb::module_& module) {
@@ -93,8 +91,8 @@ void bind_caches(nb::module_& module) {
   bind_cache(module);
   module.def(
       "convert_cache",
-      [](Cache& cache, const KvCacheOptions& options) {
-        without_gil(cache.lock, [&] { convert_cache(cache.cache, options); });
+      [](Cache& cache, const KvArgument& options) {
+        without_gil(cache.lock, [&] { convert_cache(cache.cache, options_of(options)); });
       },
       nb::arg("cache"), nb::arg("options"),
       "Compresses a cache in place, layer by layer; options.start has no effect. Error: it is compressed already.");

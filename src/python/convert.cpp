@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/function.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
@@ -31,7 +30,7 @@ constexpr const char* kConvertDoc =
 ConvertResult convert_model(const std::filesystem::path& model, const std::filesystem::path& output, double bits,
                             const std::string& format, uint64_t target_bytes, int group_size, int head_bits,
                             const std::vector<std::string>& bits_for, const std::string& preset,
-                            const CalibrationOptions& calibration, const std::string& rotation, uint64_t rotation_seed,
+                            const CalibrationArgument& calibration, const std::string& rotation, uint64_t rotation_seed,
                             uint32_t python_hash_seed, bool use_qjl, const std::string& dtype, int threads, bool resume,
                             const std::string& revision, const std::function<void(const std::string&)>& on_message,
                             const Cancellation* cancellation) {
@@ -45,7 +44,7 @@ ConvertResult convert_model(const std::filesystem::path& model, const std::files
   options.head_bits = head_bits;
   options.bits_for = bits_for;
   options.preset = preset;
-  options.calibration = calibration;
+  options.calibration = options_of(calibration);
   options.rotation = rotation;
   options.rotation_seed = rotation_seed;
   options.python_hash_seed = python_hash_seed;
@@ -77,7 +76,6 @@ void bind_calibration(nb::module_& module) {
       .def_rw("damping", &Options::damping, "Added to the diagonal of an input's Hessian, whose mean is 1.")
       .def_rw("drift", &Options::drift,
               "How far weights make up for what earlier layers' errors do to their input: 0 to 1.");
-  nb::implicitly_convertible<std::string, Options>();
 }
 
 }  // namespace
@@ -100,10 +98,10 @@ void bind_convert(nb::module_& module) {
   module.def("convert", &convert_model, nb::arg("model"), nb::arg("output"), nb::kw_only(), nb::arg("bits") = 3.0,
              nb::arg("format") = "tcq16", nb::arg("target_bytes") = 0, nb::arg("group_size") = 64,
              nb::arg("head_bits") = 8, nb::arg("bits_for") = std::vector<std::string>(), nb::arg("preset") = "",
-             nb::arg("calibration") = CalibrationOptions(), nb::arg("rotation") = "hadamard",
-             nb::arg("rotation_seed") = 42, nb::arg("python_hash_seed") = 0, nb::arg("use_qjl") = false,
-             nb::arg("dtype") = "", nb::arg("threads") = 0, nb::arg("resume") = false, nb::arg("revision") = "",
-             nb::arg("on_message") = nb::none(), nb::arg("cancellation") = nb::none(), kConvertDoc);
+             nb::arg("calibration") = "", nb::arg("rotation") = "hadamard", nb::arg("rotation_seed") = 42,
+             nb::arg("python_hash_seed") = 0, nb::arg("use_qjl") = false, nb::arg("dtype") = "", nb::arg("threads") = 0,
+             nb::arg("resume") = false, nb::arg("revision") = "", nb::arg("on_message") = nb::none(),
+             nb::arg("cancellation") = nb::none(), kConvertDoc);
 }
 
 }  // namespace turboquant::python

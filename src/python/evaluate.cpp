@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/function.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
@@ -29,10 +28,10 @@ std::vector<EvaluateRow> evaluate_model(
     const std::filesystem::path& model, const std::vector<std::filesystem::path>& texts,
     const std::vector<double>& bits, const std::vector<uint64_t>& target_bytes, const std::vector<std::string>& formats,
     int group_size, int head_bits, const std::vector<std::string>& bits_for, const std::string& preset,
-    const CalibrationOptions& calibration, bool qjl, int num_samples, int seq_len,
-    const std::vector<std::string>& kv_bits, const KvCacheOptions& kv, const std::string& protocol,
-    const std::string& rows, bool exact, int threads, const std::string& revision,
-    const std::function<void(const std::string&)>& on_message, const Cancellation* cancellation) {
+    const CalibrationArgument& calibration, bool qjl, int num_samples, int seq_len,
+    const std::vector<std::string>& kv_bits, const KvArgument& kv, const std::string& protocol, const std::string& rows,
+    bool exact, int threads, const std::string& revision, const std::function<void(const std::string&)>& on_message,
+    const Cancellation* cancellation) {
   EvaluateOptions options;
   options.model = model.string();
   for (const std::filesystem::path& text : texts) options.texts.push_back(text.string());
@@ -43,12 +42,12 @@ std::vector<EvaluateRow> evaluate_model(
   options.head_bits = head_bits;
   options.bits_for = bits_for;
   options.preset = preset;
-  options.calibration = calibration;
+  options.calibration = options_of(calibration);
   options.qjl = qjl;
   options.num_samples = num_samples;
   options.seq_len = seq_len;
   options.kv_bits = kv_bits;
-  options.kv = kv;
+  options.kv = options_of(kv);
   options.protocol = protocol;
   options.rows = rows;
   options.exact = exact;
@@ -99,12 +98,11 @@ void bind_evaluate(nb::module_& module) {
   module.def("evaluate", &evaluate_model, nb::arg("model"), nb::arg("texts"), nb::kw_only(),
              nb::arg("bits") = defaults.bits, nb::arg("target_bytes") = defaults.target_bytes,
              nb::arg("formats") = defaults.formats, nb::arg("group_size") = 64, nb::arg("head_bits") = 8,
-             nb::arg("bits_for") = defaults.bits_for, nb::arg("preset") = "",
-             nb::arg("calibration") = CalibrationOptions(), nb::arg("qjl") = true, nb::arg("num_samples") = 512,
-             nb::arg("seq_len") = 512, nb::arg("kv_bits") = defaults.kv_bits, nb::arg("kv") = KvCacheOptions(),
-             nb::arg("protocol") = "original", nb::arg("rows") = "auto", nb::arg("exact") = false,
-             nb::arg("threads") = 0, nb::arg("revision") = "", nb::arg("on_message") = nb::none(),
-             nb::arg("cancellation") = nb::none(), kEvaluateDoc);
+             nb::arg("bits_for") = defaults.bits_for, nb::arg("preset") = "", nb::arg("calibration") = "",
+             nb::arg("qjl") = true, nb::arg("num_samples") = 512, nb::arg("seq_len") = 512,
+             nb::arg("kv_bits") = defaults.kv_bits, nb::arg("kv") = "fp16", nb::arg("protocol") = "original",
+             nb::arg("rows") = "auto", nb::arg("exact") = false, nb::arg("threads") = 0, nb::arg("revision") = "",
+             nb::arg("on_message") = nb::none(), nb::arg("cancellation") = nb::none(), kEvaluateDoc);
 }
 
 }  // namespace turboquant::python

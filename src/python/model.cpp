@@ -3,7 +3,6 @@
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
@@ -50,11 +49,11 @@ Logits forward(Model& self, Cache& cache, std::span<const int32_t> tokens, std::
   return to_numpy(std::move(logits), rows);
 }
 
-Model load(const std::filesystem::path& path, const KvCacheOptions& kv, int threads, bool exact,
+Model load(const std::filesystem::path& path, const KvArgument& kv, int threads, bool exact,
            const std::string& revision, bool qjl, bool preload, bool lock, const Messages& on_message,
            const Cancellation* cancellation) {
   LoadOptions options;
-  options.kv = kv;
+  options.kv = options_of(kv);
   options.threads = threads;
   options.exact = exact;
   options.revision = revision;
@@ -69,9 +68,9 @@ void bind_caches_of(nb::class_<Model>& model) {
   model
       .def(
           "make_cache",
-          [](Model& self, const std::optional<KvCacheOptions>& options) {
+          [](Model& self, const std::optional<KvArgument>& options) {
             return without_gil(self.lock, [&] {
-              return Cache{options ? self.model.make_cache(*options) : self.model.make_cache(), self.lock};
+              return Cache{options ? self.model.make_cache(options_of(*options)) : self.model.make_cache(), self.lock};
             });
           },
           nb::arg("kv") = nb::none(),
@@ -150,7 +149,7 @@ void bind_model(nb::module_& module) {
   bind_caches_of(model);
   bind_text(model);
   bind_generation(module, model);
-  module.def("load", &load, nb::arg("path"), nb::kw_only(), nb::arg("kv") = KvCacheOptions(), nb::arg("threads") = 0,
+  module.def("load", &load, nb::arg("path"), nb::kw_only(), nb::arg("kv") = "fp16", nb::arg("threads") = 0,
              nb::arg("exact") = false, nb::arg("revision") = "", nb::arg("qjl") = true, nb::arg("preload") = false,
              nb::arg("lock") = false, nb::arg("on_message") = nb::none(), nb::arg("cancellation") = nb::none(),
              kLoadDoc);

@@ -29,8 +29,8 @@ def command():
 
     def run(*arguments):
         program = os.environ.get("TURBOQUANT_COMMAND", "turboquant")
-        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+        done = subprocess.run([program, *map(str, arguments)], capture_output=True)
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done.stdout.decode()  # not as text: a random model writes carriage returns
 
     return run

@@ -49,6 +49,6 @@ def test_rows_are_those_of_the_command(command, tmp_path):
     expected = json.loads((tmp_path / "rows.json").read_text())
     assert [row.config for row in rows] == ["FP16", "TCQ16 3-bit"] == [row["config"] for row in expected]
     for row, wanted in zip(rows, expected):
-        assert row.perplexity == pytest.approx(wanted["ppl"], rel=1e-6)
+        assert row.perplexity == pytest.approx(wanted["perplexity"], rel=1e-6)
         assert row.tokens_scored == 4 * 127
     assert rows[0].kl == 0 and rows[1].kl > 0 and "perplexity" in repr(rows[1])

@@ -14,6 +14,8 @@ from conftest import DATA, MICRO, PROMPT
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 
+from lm_eval.tasks import TaskManager
+
 import turboquant
 from turboquant.lm_eval import TurboQuantLM
 
@@ -90,7 +92,7 @@ def test_perplexity_is_that_of_evaluate(model, command, tmp_path):
     text.write_text("".join(f"{i} {PROMPT} {i * i}. " for i in range(400)))
     command("evaluate", "--hf-path", MICRO, "--bits", 3, "--formats", "tcq16", "--num-samples", 6, "--seq-len", 300,
             "--text", text, "--json", tmp_path / "rows.json")  # fmt: skip
-    expected = json.loads((tmp_path / "rows.json").read_text())[0]["ppl"]
+    expected = json.loads((tmp_path / "rows.json").read_text())[0]["perplexity"]
     tokens = model.encode(text.read_text())
     windows = [tokens[i * 300 : (i + 1) * 300] for i in range(6)]
     scores = TurboQuantLM(model)._loglikelihood_tokens([(None, w[:1], w[1:]) for w in windows], disable_tqdm=True)
@@ -149,7 +151,7 @@ def test_tasks(model, lm, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     names = ["micro_choice", "micro_generate", "micro_perplexity"]
-    manager = lm_eval.tasks.TaskManager(include_path=str(TASKS), include_defaults=False)
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False)
     results = lm_eval.simple_evaluate(
         model="turboquant",
         model_args={"pretrained": str(MICRO), "threads": 2},
