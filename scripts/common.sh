@@ -49,6 +49,8 @@ configure() {
   local python=$root/build/python-env/bin/python
   if [ "$preset" = release ] && [ -f "$root/build/python-env/packages" ]; then
     set -- -DTURBOQUANT_BUILD_PYTHON=ON "-DPython_EXECUTABLE=$python" "$@"
+  else
+    set -- -DTURBOQUANT_BUILD_PYTHON=OFF "$@"
   fi
   cmake --preset "$preset" -DTURBOQUANT_BUILD_TESTS=ON "$@"
 }
