@@ -1,5 +1,5 @@
 """What the scripts of this folder share: their Python environments (pinned packages in a folder of build/, made on the
-first run), and the names of machine and commit that a result is told with."""
+first run; scripts/python_environment.py makes one, too), and the names of machine and commit that a result is told with."""
 
 import os
 import platform
@@ -11,20 +11,27 @@ from pathlib import Path
 LLAMA_CPP = ("llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy==2.4.6")
 
 
+def make_environment(folder, packages, **variables):
+    """Installs the packages in a folder, unless they are there; returns its Python. What pip gets of environment
+    variables beside this process's own is `variables`."""
+    python = folder / "bin/python"
+    done = folder / "packages"
+    if not done.exists() or done.read_text() != "\n".join(packages):
+        print(f"installing {', '.join(packages)} in {folder}", file=sys.stderr, flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        command = [python, "-m", "pip", "install", "--quiet", *packages]
+        subprocess.run(command, check=True, env=os.environ | variables)
+        done.write_text("\n".join(packages))
+    return python
+
+
 def enter_environment(folder, packages):
     """Runs this script again in its environment, made on the first run: that builds llama.cpp for this processor, which
     takes minutes. Returns in the environment."""
     folder = Path(folder)
     if Path(sys.prefix).resolve() == folder.resolve():
         return
-    python = folder / "bin/python"
-    done = folder / "packages"
-    if not done.exists() or done.read_text() != "\n".join(packages):
-        print(f"installing {', '.join(packages)} in {folder}", file=sys.stderr, flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        flags = os.environ | {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True, env=flags)
-        done.write_text("\n".join(packages))
+    python = make_environment(folder, packages, CMAKE_ARGS="-DGGML_NATIVE=ON")
     os.execv(python, [str(python), *sys.argv])
 
 

@@ -45,6 +45,13 @@ version_at_least() {
 configure() {
   local preset=$1
   shift
+  # The Python module, if its environment was made (scripts/python_environment.py).
+  local python=$root/build/python-env/bin/python
+  if [ "$preset" = release ] && [ -f "$root/build/python-env/packages" ]; then
+    set -- -DTURBOQUANT_BUILD_PYTHON=ON "-DPython_EXECUTABLE=$python" "$@"
+  else
+    set -- -DTURBOQUANT_BUILD_PYTHON=OFF "$@"
+  fi
   cmake --preset "$preset" -DTURBOQUANT_BUILD_TESTS=ON "$@"
 }
 

@@ -83,6 +83,9 @@ class LanguageModel {
   /// from answer to answer only what is new is read. Error: the model has no chat template, or it refuses the messages.
   GenerateResult generate(std::span<const ChatMessage> messages, const GenerateOptions& options = {},
                           const std::function<bool(std::string_view)>& on_text = {});
+  /// The same with a prompt of tokens, which are read as they are.
+  GenerateResult generate(std::span<const int32_t> prompt, const GenerateOptions& options = {},
+                          const std::function<bool(std::string_view)>& on_text = {});
   /// A new, empty cache; with the options of load() if none are given. Error: options that do not exist or do not fit.
   KvCache make_cache() const;
   KvCache make_cache(const KvCacheOptions& options) const;
@@ -92,10 +95,22 @@ class LanguageModel {
   /// Feeds tokens, one or more, and returns the logits behind the last one, [vocab_size()]. Error: a token outside the
   /// vocabulary, a text longer than max_context(), a cache of another model.
   std::vector<float> forward(KvCache& cache, const std::vector<int32_t>& tokens);
+  /// The same with the logits behind each of the last `rows` tokens, [rows, vocab_size()]. UsageError: rows is not 1 to
+  /// the number of tokens.
+  std::vector<float> forward(KvCache& cache, std::span<const int32_t> tokens, int64_t rows);
 
   std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
   std::string decode(const std::vector<int32_t>& tokens, bool skip_special = true) const;
-  bool has_chat_template() const;
+  bool has_chat_template() const { return !chat_template().empty(); }
+  /// The Jinja source; empty: the model has none.
+  std::string chat_template() const;
+  /// The prompt of a conversation: `messages` is a JSON array of {"role": ..., "content": ...}. Its tokens are
+  /// encode(prompt, false): the template writes the begin token itself. Error: no template, or what it raises.
+  std::string apply_chat_template(std::string_view messages, bool add_generation_prompt = true) const;
+  /// The token that texts begin with, by config.json; none if it names none.
+  std::optional<int32_t> begin_token() const;
+  /// Those that end an answer, in order.
+  std::vector<int32_t> end_tokens() const;
   int64_t vocab_size() const;
   int64_t max_context() const;
 
@@ -104,8 +119,6 @@ class LanguageModel {
 
  private:
   explicit LanguageModel(std::shared_ptr<State> state);
-  GenerateResult continue_text(std::vector<int32_t> history, const GenerateOptions& options,
-                               const std::function<bool(std::string_view)>& on_text);
   std::shared_ptr<State> state_;
 };
 

@@ -4,6 +4,7 @@
 #include "turboquant/convert.h"
 #include "turboquant/error.h"
 #include "turboquant/evaluate.h"
+#include "turboquant/interrupt.h"
 #include "turboquant/kv_cache.h"
 #include "turboquant/language_model.h"
 #include "turboquant/version.h"

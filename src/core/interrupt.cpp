@@ -4,14 +4,16 @@
 
 #include <csignal>
 #include <string_view>
+#include <utility>
 
-#include "turboquant/error.h"
+#include "turboquant/interrupt.h"
 
 namespace turboquant {
 namespace {
 
 volatile std::sig_atomic_t flag = 0;
 volatile std::sig_atomic_t surviving = 0;
+thread_local const StopWhen* stop_when = nullptr;
 
 void handle(int signal) {
   flag = 1;
@@ -34,7 +36,7 @@ void install_interrupt_handler() {
   std::signal(SIGBUS, handle_bus_error);
 }
 
-bool interrupted() { return flag != 0; }
+bool interrupted() { return flag != 0 || (stop_when != nullptr && stop_when->asks_to_stop()); }
 
 void check_interrupt() {
   if (interrupted()) throw Interrupted();
@@ -46,5 +48,8 @@ void survive_interrupts() {
 }
 
 void clear_interrupt() { flag = 0; }
+
+StopWhen::StopWhen(std::function<bool()> stop) : stop_(std::move(stop)), outer_(std::exchange(stop_when, this)) {}
+StopWhen::~StopWhen() { stop_when = outer_; }
 
 }  // namespace turboquant

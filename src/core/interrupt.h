@@ -1,4 +1,5 @@
-// Ctrl-C: the handler sets a flag, long work asks for it between two steps and unwinds, cleaning up as it goes.
+// Ctrl-C: the handler sets a flag, long work asks for it between two steps and unwinds, cleaning up as it goes. The
+// host of a library says by a StopWhen when to stop.
 #pragma once
 
 namespace turboquant {
@@ -6,8 +7,9 @@ namespace turboquant {
 /// Installs the SIGINT and SIGTERM handler (commands only; a library must not take its host's signals), and one for
 /// SIGBUS: a mapped file that is cut while it is read ends the process with a line that says so, and exit code 1.
 void install_interrupt_handler();
+/// Whether the flag is set, or this thread's StopWhen (turboquant/interrupt.h) asks to stop.
 bool interrupted();
-/// Throws Interrupted if the flag is set.
+/// Throws Interrupted if interrupted().
 void check_interrupt();
 /// For programs that go on after Ctrl-C: from now on a second one does not end the process, but SIGTERM does, at once.
 void survive_interrupts();

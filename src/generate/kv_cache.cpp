@@ -73,7 +73,12 @@ Tensor KvCache::State::read(std::span<const int32_t> more, int64_t rows) {
     const bool later = to_be_compressed() && options.start > 0;
     if (later && options.start > cache.length())
       count = std::min(count, static_cast<size_t>(options.start - cache.length()));
-    logits = prefill(*model->model, cache, more.first(count), rows);
+    try {
+      logits = prefill(*model->model, cache, more.first(count), rows);
+    } catch (...) {  // between two steps: what the first of them read is in no list of tokens yet
+      trim(static_cast<int64_t>(tokens.size()));
+      throw;
+    }
     tokens.insert(tokens.end(), more.begin(), more.begin() + static_cast<std::ptrdiff_t>(count));
     more = more.subspan(count);
     if (later && cache.length() >= options.start) logits = compress_behind(logits);

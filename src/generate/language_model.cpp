@@ -41,6 +41,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 const Tokenizer& LanguageModel::State::tokenizer() {
+  const std::lock_guard lock(tokenizer_mutex);
   if (!loaded_tokenizer) loaded_tokenizer = std::make_unique<Tokenizer>(load_tokenizer(*checkpoint));
   return *loaded_tokenizer;
 }
@@ -118,7 +119,10 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   state->model = load_model(*state->checkpoint, ops, state->options);
   const Checkpoint& checkpoint = *state->checkpoint;
   state->chat = chat_template_of([&](std::string_view name) { return checkpoint.file(name); });
-  add_end_tokens(text_config(checkpoint.config(), path), state->end_tokens);
+  const nlohmann::json config = text_config(checkpoint.config(), path);
+  add_end_tokens(config, state->end_tokens);
+  if (const auto begin = config.find("bos_token_id"); begin != config.end() && begin->is_number_integer())
+    state->begin_token = begin->get<int32_t>();
   if (const auto text = checkpoint.file("generation_config.json"))
     add_end_tokens(nlohmann::json::parse(*text, nullptr, false), state->end_tokens);
   return LanguageModel(std::move(state));
@@ -130,7 +134,17 @@ std::vector<int32_t> LanguageModel::encode(std::string_view text, bool add_speci
 std::string LanguageModel::decode(const std::vector<int32_t>& tokens, bool skip_special) const {
   return state_->tokenizer().decode(tokens, skip_special);
 }
-bool LanguageModel::has_chat_template() const { return state_->chat.has_value(); }
+std::string LanguageModel::chat_template() const { return state_->chat ? state_->chat->source() : std::string(); }
+std::string LanguageModel::apply_chat_template(std::string_view messages, bool add_generation_prompt) const {
+  if (!state_->chat) throw Error(state_->checkpoint->path().string() + ": the model has no chat template");
+  return state_->chat->render_json(messages, "{}", add_generation_prompt);
+}
+std::optional<int32_t> LanguageModel::begin_token() const { return state_->begin_token; }
+std::vector<int32_t> LanguageModel::end_tokens() const {
+  std::vector<int32_t> tokens(state_->end_tokens.begin(), state_->end_tokens.end());
+  std::sort(tokens.begin(), tokens.end());
+  return tokens;
+}
 int64_t LanguageModel::vocab_size() const { return state_->model->info().vocab_size; }
 int64_t LanguageModel::max_context() const { return state_->model->info().max_context; }
 
@@ -151,37 +165,64 @@ std::vector<float> LanguageModel::forward(KvCache& cache, const std::vector<int3
   return {logits.data<float>(), logits.data<float>() + logits.elements()};
 }
 
+std::vector<float> LanguageModel::forward(KvCache& cache, std::span<const int32_t> tokens, int64_t rows) {
+  KvCache::State& state = cache.state();
+  if (state.model != state_) throw Error("the cache is of another model");
+  const auto size = static_cast<int64_t>(tokens.size());
+  if (size == 0) throw UsageError("no tokens to read");
+  if (rows < 1 || rows > size) throw UsageError(fmt::format("rows {}: must be 1 to {}, the tokens", rows, size));
+  if (state.cache.length() + size > max_context())
+    throw Error(fmt::format("the text is longer than the model's context of {} tokens", max_context()));
+  std::vector<float> logits;
+  logits.reserve(static_cast<size_t>(rows * vocab_size()));
+  for (int64_t begin = 0; begin < size;) {
+    int64_t end = std::min(begin + kPrefillTokens, size);
+    // The logits of a piece are those of one side of a compression.
+    if (state.to_be_compressed() && state.options.start > state.cache.length())
+      end = std::min(end, begin + state.options.start - state.cache.length());
+    const int64_t wanted = std::clamp<int64_t>(end - (size - rows), 0, end - begin);
+    const Tensor part =
+        state.read(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), wanted);
+    if (wanted > 0) logits.insert(logits.end(), part.data<float>(), part.data<float>() + part.elements());
+    begin = end;
+  }
+  return logits;
+}
+
 GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOptions& options,
                                        const std::function<bool(std::string_view)>& on_text) {
-  return continue_text(state_->prompt_tokens(prompt, options), options, on_text);
+  return state_->generate(state_->prompt_tokens(prompt, options), options, on_text);
 }
-
 GenerateResult LanguageModel::generate(std::span<const ChatMessage> messages, const GenerateOptions& options,
                                        const std::function<bool(std::string_view)>& on_text) {
-  return continue_text(state_->prompt_tokens(messages), options, on_text);
+  return state_->generate(state_->prompt_tokens(messages), options, on_text);
+}
+GenerateResult LanguageModel::generate(std::span<const int32_t> prompt, const GenerateOptions& options,
+                                       const std::function<bool(std::string_view)>& on_text) {
+  return state_->generate({prompt.begin(), prompt.end()}, options, on_text);
 }
 
-GenerateResult LanguageModel::continue_text(std::vector<int32_t> history, const GenerateOptions& options,
-                                            const std::function<bool(std::string_view)>& on_text) {
+GenerateResult LanguageModel::State::generate(std::vector<int32_t> history, const GenerateOptions& options,
+                                              const std::function<bool(std::string_view)>& on_text) {
   if (options.max_tokens < 1)
     throw UsageError("--max-tokens " + std::to_string(options.max_tokens) + ": must be 1 or more");
   Sampler sampler(options);
   if (options.draft_max < 1 || options.draft_max > kMostDrafts)
     throw UsageError(fmt::format("--draft-max {}: must be 1 to {}", options.draft_max, kMostDrafts));
-  Model& model = *state_->model;
   if (history.empty()) throw UsageError("the prompt has no tokens; give some text to continue");
   const auto prompt_length = static_cast<int64_t>(history.size());
-  if (prompt_length >= model.info().max_context)
+  if (prompt_length >= model->info().max_context)
     throw Error("the prompt has " + std::to_string(prompt_length) + " tokens; the model's context is " +
-                std::to_string(model.info().max_context) + ": shorten the prompt");
+                std::to_string(model->info().max_context) + ": shorten the prompt");
   GenerateResult result;
   result.prompt_tokens = prompt_length;
   result.finish_reason = "length";
   std::optional<KvCache> own;
-  if (options.cache == nullptr) own = make_cache();
+  const std::shared_ptr<State> self = shared_from_this();
+  if (options.cache == nullptr) own.emplace(std::make_unique<KvCache::State>(self, kv));
   KvCache::State& cache = (options.cache != nullptr ? *options.cache : *own).state();
-  if (cache.model != state_) throw Error("the cache is of another model");
-  StreamingDetokenizer detokenizer(state_->tokenizer());
+  if (cache.model != self) throw Error("the cache is of another model");
+  StreamingDetokenizer detokenizer(tokenizer());
   StopStrings stop(options.stop);
   bool wanted = true;
   const auto emit = [&](const std::string& piece) {
@@ -190,7 +231,7 @@ GenerateResult LanguageModel::continue_text(std::vector<int32_t> history, const 
     wanted = piece.empty() || !on_text || on_text(piece);
   };
 
-  if (state_->profile) state_->profile->clear();
+  if (profile) profile->clear();
   auto start = std::chrono::steady_clock::now();
   result.cached_tokens = cache.keep_common(history);
   const std::span<const int32_t> prompt_rest = std::span(history).subspan(static_cast<size_t>(result.cached_tokens));
@@ -199,16 +240,16 @@ GenerateResult LanguageModel::continue_text(std::vector<int32_t> history, const 
   Tensor logits = cache.read(prompt_rest.last(1));
   if (cache.to_be_compressed() && cache.options.start == KvCacheOptions::kAfterPrompt)
     logits = cache.compress_behind(logits);
-  Speculation speculation(cache, state_->drafter(options, history), options.draft_max);
+  Speculation speculation(cache, drafter(options, history), options.draft_max);
   std::span<const float> next(logits.data<float>(), static_cast<size_t>(logits.elements()));
   while (true) {
     const int32_t token = sampler.sample(next, history);
     if (result.tokens.empty() && result.prefill_seconds == 0) {
-      if (state_->profile) state_->prompt_profile = std::exchange(*state_->profile, {});
+      if (profile) prompt_profile = std::exchange(*profile, {});
       result.prefill_seconds = seconds_since(start);
       start = std::chrono::steady_clock::now();
     }
-    if (state_->end_tokens.contains(token)) {
+    if (end_tokens.contains(token)) {
       result.finish_reason = "stop";
       break;
     }
@@ -224,7 +265,7 @@ GenerateResult LanguageModel::continue_text(std::vector<int32_t> history, const 
       break;
     }
     const int64_t more = std::min(options.max_tokens - static_cast<int64_t>(result.tokens.size()),
-                                  model.info().max_context - static_cast<int64_t>(history.size()));
+                                  model->info().max_context - static_cast<int64_t>(history.size()));
     if (more <= 0) break;
     next = speculation.next(history, more - 1);
   }

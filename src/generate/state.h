@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <unordered_set>
@@ -18,12 +19,14 @@ namespace turboquant {
 
 class Drafter;
 
-struct LanguageModel::State {
+struct LanguageModel::State : std::enable_shared_from_this<State> {
   std::shared_ptr<ThreadPool> pool;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> loaded_tokenizer;  // by tokenizer()
+  std::mutex tokenizer_mutex;
   std::optional<ChatTemplate> chat;
+  std::optional<int32_t> begin_token;
   std::unordered_set<int32_t> end_tokens;
   ModelOptions options;
   KvCacheOptions kv;  // of caches that are not made with others
@@ -31,10 +34,14 @@ struct LanguageModel::State {
   std::shared_ptr<Profile> profile;  // if it was asked for: of the last generate(), from its first token on
   Profile prompt_profile;            // and before that
 
-  /// Loaded at the first use: whoever only computes logits never waits for it. Error if the model has none.
+  /// Loaded at the first use, by any thread: whoever only computes logits never waits for it. Error if the model has
+  /// none.
   const Tokenizer& tokenizer();
   /// What identifies the weights (cache_file.h); computed at the first use.
   const std::string& fingerprint();
+  /// Generates behind a prompt of one token at least.
+  GenerateResult generate(std::vector<int32_t> history, const GenerateOptions& options,
+                          const std::function<bool(std::string_view)>& on_text);
   /// Prompt tokens under the chat template, or of the plain text.
   std::vector<int32_t> prompt_tokens(std::string_view prompt, const GenerateOptions& options);
   /// Tokens of a chat up to where the answer begins. Error: there is no chat template.
