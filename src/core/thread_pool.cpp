@@ -54,6 +54,7 @@ const std::vector<int>& processors() {
 }  // namespace
 
 void pin_calling_thread() { pin_to({processors().front()}); }
+void unpin_calling_thread() { pin_to(processors()); }
 
 ThreadPool::ThreadPool(int threads) {
   const std::vector<int>& usable = processors();

@@ -29,8 +29,8 @@ class GrammarVocabulary {
 class Grammar {
  public:
   enum class Kind { json_schema, regex, lark };
-  /// JSON comes in one line, unless the schema's "x-guidance" says otherwise. A regular expression is of the whole text;
-  /// lark: llguidance's variant. Error: what of it cannot be understood, or is not supported.
+  /// JSON comes in one line, unless the schema's "x-guidance" says otherwise. A regular expression is of the whole
+  /// text; lark: llguidance's variant. Error: what of it cannot be understood, or is not supported.
   Grammar(const GrammarVocabulary& vocabulary, Kind kind, std::string_view text);
   ~Grammar();
   Grammar(const Grammar&) = delete;
