@@ -43,6 +43,7 @@ class Connection final : public httplib::Stream {
 
   bool is_readable() const override { return begin_ < end_ || !closed(); }
   bool is_writable() const override { return !closed(); }
+  using httplib::Stream::write;
   ssize_t read(char* data, size_t size) override;
   ssize_t write(const char* data, size_t size) override;
   void get_remote_ip_and_port(std::string& ip, int& port) const override;

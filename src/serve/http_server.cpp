@@ -83,10 +83,8 @@ HttpServer::HttpServer(HttpOptions options) : options_(std::move(options)) {
     if (result == HandlerResponse::Handled) connection().refuse_body();
     return result;
   });
-  set_error_handler([this](const httplib::Request&, httplib::Response& response) {
-    complete_error(response);
-    return HandlerResponse::Handled;
-  });
+  set_error_handler(
+      Handler([this](const httplib::Request&, httplib::Response& response) { complete_error(response); }));
   set_logger([this](const httplib::Request& request, const httplib::Response& response) {
     if (!observer_) return;
     const Route* route = route_of(request);
@@ -203,7 +201,7 @@ void HttpServer::start() {
 
 std::string HttpServer::address() const {
   const bool v6 = options_.host.find(':') != std::string::npos;
-  return fmt::format(v6 ? "http://[{}]:{}" : "http://{}:{}", options_.host, port_);
+  return v6 ? fmt::format("http://[{}]:{}", options_.host, port_) : fmt::format("http://{}:{}", options_.host, port_);
 }
 
 void HttpServer::close_door() {
