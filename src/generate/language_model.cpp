@@ -187,7 +187,7 @@ GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOp
   Speculation speculation(cache, state_->drafter(options, history), options.draft_max);
   std::span<const float> next(logits.data<float>(), static_cast<size_t>(logits.elements()));
   while (true) {
-    const int32_t token = sampler.sample(next, history);
+    const int32_t token = sampler.sample(next, history, static_cast<size_t>(prompt_length));
     if (result.tokens.empty() && result.prefill_seconds == 0) {
       if (state_->profile) state_->prompt_profile = std::exchange(*state_->profile, {});
       result.prefill_seconds = seconds_since(start);
