@@ -54,6 +54,7 @@ void ApiServer::start() { http_.start(); }
 
 void ApiServer::stop() {
   http_.close_door();
+  service_.close();
   engine_.drain(options_.shutdown_seconds);
   service_.abort();
   http_.stop();

@@ -75,7 +75,7 @@ void Connection::begin_body(const httplib::Request& request) {
 }
 
 void Connection::refuse_body() {
-  if (body_left_ > 0) fail(Trouble::refused);
+  if (body_left_ > 0) give_up();
 }
 
 ssize_t Connection::fail(Trouble trouble) {
@@ -85,6 +85,7 @@ ssize_t Connection::fail(Trouble trouble) {
 
 ssize_t Connection::read(char* data, size_t size) {
   if (trouble_ != Trouble::none) return -1;
+  if (in_body_ && !chunked_ && body_left_ == 0) return 0;  // all of it was read, or it has no length
   if (budget_ == 0) return fail(in_body_ ? Trouble::long_body : Trouble::long_headers);
   if (begin_ == end_) {
     if (!wait_for(socket_, POLLIN, until(deadline_))) return fail(Trouble::slow);

@@ -33,6 +33,8 @@ class Connection final : public httplib::Stream {
   void begin_body(const httplib::Request& request);
   /// The request is answered without its body, so that no other can follow one that has a body.
   void refuse_body();
+  /// No other request follows, whatever is left of this one.
+  void give_up() { fail(Trouble::refused); }
   /// Whether all of the request was read, so that another may follow.
   bool request_read() const { return trouble_ == Trouble::none && body_left_ == 0; }
   Trouble trouble() const { return trouble_; }

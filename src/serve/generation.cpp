@@ -19,6 +19,8 @@ double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
+ApiError shutting_down() { return {503, "the server is shutting down", "", "shutting_down"}; }
+
 // One choice on the engine's side.
 struct Writer {
   StreamingDetokenizer detokenizer;
@@ -113,7 +115,15 @@ void Generation::submit(const GenerationRequest& request, int choice) {
     if (writer->stop.found()) event.result->finish = Finish::stop;
     channel->add(std::move(event));
   };
-  ids_.push_back(service_.engine().submit(std::move(job)));
+  try {
+    ids_.push_back(service_.engine().submit(std::move(job)));
+  } catch (const QueueFull&) {
+    throw;
+  } catch (const Error& error) {
+    // Neither names anything but sizes.
+    if (service_.closed()) throw shutting_down();
+    throw bad_request(error.what());
+  }
   ++running_;
 }
 
@@ -125,14 +135,13 @@ std::optional<GenerationEvent> Generation::next(const Connection& connection) {
         service_.metrics().add_disconnect();
         throw ClientGone();
       }
-      if (service_.aborted()) throw ApiError(503, "the server is shutting down", "", "shutting_down");
+      if (service_.aborted()) throw shutting_down();
     }
     std::optional<GenerationEvent> event = channel_->take(kLook);
     if (!event) continue;
     if (event->result) {
       --running_;
-      if (event->result->finish == Finish::cancelled)
-        throw ApiError(503, "the server is shutting down", "", "shutting_down");
+      if (event->result->finish == Finish::cancelled) throw shutting_down();
       if (event->result->finish == Finish::error) throw Error(event->result->error);
       cached_tokens_ += event->choice == 0 ? event->result->cached_tokens : 0;
       completion_tokens_ += event->result->completion_tokens;

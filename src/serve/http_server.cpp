@@ -177,6 +177,7 @@ void HttpServer::complete_error(httplib::Response& response) const {
   if (!response.body.empty()) return;
   const auto [status, message] = status_of(connection().trouble(), response.status);
   answer(response, status, message);
+  connection().give_up();  // where the next request would begin is not known
 }
 
 void HttpServer::start() {

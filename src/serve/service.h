@@ -46,6 +46,9 @@ class Service {
   /// ApiError 400 for a prompt that is empty or leaves no room; the tokens that an answer may have.
   int answer_length(size_t prompt_tokens, std::optional<int64_t> wanted, int64_t usual) const;
 
+  /// The engine takes no requests any more.
+  void close() { closed_ = true; }
+  bool closed() const { return closed_; }
   /// Requests that still run end with an error.
   void abort() { aborted_ = true; }
   bool aborted() const { return aborted_; }
@@ -61,7 +64,7 @@ class Service {
   Metrics metrics_;
   std::once_flag grammar_once_;
   std::unique_ptr<GrammarVocabulary> grammar_;
-  std::atomic<bool> aborted_{false};
+  std::atomic<bool> closed_{false}, aborted_{false};
 };
 
 /// `prefix` and 24 random letters and digits.
