@@ -120,7 +120,7 @@ std::string chunks_of(Chat& chat, const GenerationEvent& event) {
     if (call.name.empty()) value["function"] = {{"arguments", call.arguments}};
     delta["tool_calls"].push_back(std::move(value));
   }
-  if (event.token) logprobs = {{"content", {chat_logprob(*event.token)}}, {"refusal", nullptr}};
+  if (event.token) logprobs = {{"content", Json::array({chat_logprob(*event.token)})}, {"refusal", nullptr}};
   std::string out;
   if (!delta.empty() || event.token) out += chunk(chat, event.choice, delta, nullptr, logprobs);
   if (event.result) out += chunk(chat, event.choice, Json::object(), choice.reason(*event.result), nullptr);

@@ -5,7 +5,6 @@
 #include <mutex>
 
 #include "generate/stop.h"
-#include "serve/api_error.h"
 
 namespace turboquant {
 namespace {

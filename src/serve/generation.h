@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "generate/engine.h"
+#include "serve/api_error.h"
 #include "serve/connection.h"
 #include "serve/service.h"
 
@@ -42,9 +43,10 @@ struct GenerationEvent {
   std::optional<EngineResult> result;  // the choice's end
 };
 
-class ClientGone : public Error {
+/// Nobody reads the answer; its status only shows in metrics.
+class ClientGone : public ApiError {
  public:
-  ClientGone() : Error("the client has gone") {}
+  ClientGone() : ApiError(499, "the client has gone") {}
 };
 
 class Generation {
