@@ -5,11 +5,13 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "turboquant/chat_message.h"
 #include "turboquant/error.h"
 #include "turboquant/kv_cache.h"
 
@@ -85,6 +87,10 @@ class LanguageModel {
   /// `on_text` gets the text piece by piece, always whole UTF-8 characters; it returns false to stop.
   GenerateResult generate(std::string_view prompt, const GenerateOptions& options = {},
                           const std::function<bool(std::string_view)>& on_text = {});
+  /// Answers the last message of a chat; `options.raw` and `options.system` have no effect. With `options.cache` kept
+  /// from answer to answer only what is new is read. Error: the model has no chat template, or it refuses the messages.
+  GenerateResult generate(std::span<const ChatMessage> messages, const GenerateOptions& options = {},
+                          const std::function<bool(std::string_view)>& on_text = {});
   /// A new, empty cache; with the options of load() if none are given. Error: options that do not exist or do not fit.
   KvCache make_cache() const;
   KvCache make_cache(const KvCacheOptions& options) const;
@@ -106,6 +112,8 @@ class LanguageModel {
 
  private:
   explicit LanguageModel(std::shared_ptr<State> state);
+  GenerateResult continue_text(std::vector<int32_t> history, const GenerateOptions& options,
+                               const std::function<bool(std::string_view)>& on_text);
   std::shared_ptr<State> state_;
 };
 

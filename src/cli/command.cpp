@@ -217,6 +217,7 @@ int run_command(int argc, const char* const* argv) {
   app.footer(
       "Start with:\n  turboquant convert --hf-path MODEL --mlx-path OUT --bits 4\n"
       "  turboquant generate --model OUT --prompt \"Why is the sky blue?\"\n"
+      "  turboquant chat --model OUT\n"
       "Help on a command: turboquant COMMAND --help");
   app.set_version_flag("--version", std::string("turboquant ") + version());
   app.require_subcommand(1);
@@ -225,6 +226,7 @@ int run_command(int argc, const char* const* argv) {
   app.add_flag("--quiet,-q", quiet, "Only results and errors: no messages, no progress bars");
   add_convert(app);
   add_generate(app);
+  add_chat(app);
   add_evaluate(app);
   add_demo_kv(app);
   add_info(app);

@@ -16,6 +16,7 @@ namespace turboquant {
 /// Each adds its subcommand; the callback runs it and throws Error.
 void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_demo_kv(CLI::App& app);
 void add_info(CLI::App& app);

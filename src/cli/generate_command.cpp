@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/step_cost.h"
+#include "cli/writer.h"
 #include "core/interrupt.h"
 #include "generate/state.h"
 #include "turboquant/language_model.h"
@@ -14,11 +15,9 @@ namespace turboquant {
 namespace {
 
 struct GenerateState {
-  std::string model, prompt = "Why is the sky blue?", prompt_cache, draft_model;
-  LoadOptions load;
-  GenerateOptions generate;
-  uint64_t seed = 0;
-  bool fast = false, prompt_cache_all = false, prompt_cache_ro = false;
+  WriterOptions writer;
+  std::string prompt = "Why is the sky blue?", prompt_cache;
+  bool prompt_cache_all = false, prompt_cache_ro = false;
 };
 
 double rate(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
@@ -53,16 +52,9 @@ void print_profile(LanguageModel& model, const GenerateResult& result) {
 }
 
 void run(const GenerateState& state) {
-  LanguageModel model = LanguageModel::load(state.model, state.load);
-  GenerateOptions options = state.generate;
-  std::optional<LanguageModel> draft;
-  if (!state.draft_model.empty()) {
-    LoadOptions load = state.load;
-    load.revision.clear();
-    load.profile = false;
-    draft = LanguageModel::load(state.draft_model, load);
-    options.draft_model = &*draft;
-  }
+  Writer writer(state.writer);
+  LanguageModel& model = writer.model;
+  GenerateOptions& options = writer.options;
   std::optional<KvCache> cache;
   const std::string& file = state.prompt_cache;
   if (!file.empty()) {
@@ -90,7 +82,7 @@ void run(const GenerateState& state) {
     message(fmt::format("Drafts: {} of {} tokens came true", result.accepted_tokens, result.drafted_tokens));
   message(fmt::format("KV cache: {:.1f} MB, finished: {}", static_cast<double>(result.cache_bytes) * 1e-6,
                       result.finish_reason));
-  if (state.load.profile) print_profile(model, result);
+  if (state.writer.load.profile) print_profile(model, result);
   check_interrupt();
 }
 
@@ -99,55 +91,20 @@ void run(const GenerateState& state) {
 void add_generate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Write text with a model");
   auto state = std::make_shared<GenerateState>();
-  GenerateOptions& options = state->generate;
-  add_model_option(*command, state->model, state->load.revision);
+  add_writer_options(*command, state->writer);
   command->add_option("--prompt,-p", state->prompt, "What to answer or continue")->capture_default_str();
-  command->add_option("--max-tokens,-m,-n", options.max_tokens, "Most tokens to write")->capture_default_str();
-  command->add_option("--temp,--temperature", options.temperature, "Temperature; 0: always the most likely token")
-      ->capture_default_str();
-  command->add_option("--top-k", options.top_k, "Only the k most likely tokens; 0: off")->capture_default_str();
-  command->add_option("--top-p", options.top_p, "Only the most likely tokens that together reach p; 1: off")
-      ->capture_default_str();
-  command->add_option("--min-p", options.min_p, "Only tokens at least p times as likely as the best; 0: off")
-      ->capture_default_str();
-  command
-      ->add_option("--repetition-penalty", options.repetition_penalty,
-                   "Divides the scores of tokens in the text; 1: off")
-      ->capture_default_str();
-  CLI::Option* seed = command->add_option("--seed", state->seed, "Makes sampling repeatable");
-  command->add_option("--stop", options.stop, "Text that ends the answer; may be repeated");
-  command->add_option("--system", options.system, "System message for the chat template");
-  command->add_flag("--raw", options.raw, "Take the prompt as it is, without the chat template");
-  add_cache_dtype_option(*command, state->load.kv);
-  add_kv_options(*command, state->load.kv);
-  add_kv_start_option(*command, state->load.kv, true);
+  command->add_flag("--raw", state->writer.generate.raw, "Take the prompt as it is, without the chat template");
   command->add_option("--prompt-cache", state->prompt_cache,
                       "File that keeps what was read of the prompt: made if it does not exist; used for as much as the "
                       "next prompt begins with; then written anew");
   command->add_flag("--prompt-cache-all", state->prompt_cache_all, "Keep the answer in it, too");
   command->add_flag("--prompt-cache-ro", state->prompt_cache_ro, "Use it, but do not write it");
-  command->add_option(
-      "--draft", options.draft,
-      "Speculative decoding, the same text faster. ngram: guess what followed where the last tokens stood "
-      "before; for answers that repeat their prompt");
-  command->add_option("--draft-model", state->draft_model, "A smaller model with the same tokenizer that guesses");
-  command->add_option("--draft-max", options.draft_max, "Tokens guessed at once, at most")->capture_default_str();
-  command->add_flag("--profile", state->load.profile, "Print where the time goes, by kind of operation");
-  command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8: slower");
-  command->add_flag("--fast", state->fast,
-                    "Leave out the QJL residuals of a model converted with --use-qjl: faster, less exact");
-  add_threads_option(*command, state->load.threads);
-  add_memory_options(*command, state->load.preload, state->load.lock);
+  command->add_flag("--profile", state->writer.load.profile, "Print where the time goes, by kind of operation");
   command->footer(
       "Examples:\n  turboquant generate --model SmolLM2-4bit --prompt \"Name three rivers.\" --temp 0\n"
       "  turboquant generate --model SmolLM2-4bit --kv-bits k4v3 --prompt-cache essay.cache --prompt \"$(cat "
       "essay.txt)\"");
-  command->callback([=] {
-    if (seed->count() > 0) state->generate.seed = state->seed;
-    state->load.on_message = message;
-    state->load.qjl = !state->fast;
-    run(*state);
-  });
+  command->callback([=] { run(*state); });
 }
 
 }  // namespace turboquant

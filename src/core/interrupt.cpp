@@ -11,10 +11,11 @@ namespace turboquant {
 namespace {
 
 volatile std::sig_atomic_t flag = 0;
+volatile std::sig_atomic_t surviving = 0;
 
 void handle(int signal) {
   flag = 1;
-  std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the process at once
+  if (surviving == 0) std::signal(signal, SIG_DFL);  // a second Ctrl-C ends the process at once
 }
 
 void handle_bus_error(int) {
@@ -38,5 +39,12 @@ bool interrupted() { return flag != 0; }
 void check_interrupt() {
   if (interrupted()) throw Interrupted();
 }
+
+void survive_interrupts() {
+  surviving = 1;
+  std::signal(SIGTERM, SIG_DFL);
+}
+
+void clear_interrupt() { flag = 0; }
 
 }  // namespace turboquant

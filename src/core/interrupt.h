@@ -9,5 +9,9 @@ void install_interrupt_handler();
 bool interrupted();
 /// Throws Interrupted if the flag is set.
 void check_interrupt();
+/// For programs that go on after Ctrl-C: from now on a second one does not end the process, but SIGTERM does, at once.
+void survive_interrupts();
+/// Ctrl-C has been dealt with.
+void clear_interrupt();
 
 }  // namespace turboquant

@@ -56,6 +56,12 @@ std::vector<int32_t> LanguageModel::State::prompt_tokens(std::string_view prompt
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", std::string(prompt)});
+  return prompt_tokens(messages);
+}
+
+std::vector<int32_t> LanguageModel::State::prompt_tokens(std::span<const ChatMessage> messages) {
+  if (!chat)
+    throw Error(checkpoint->path().string() + ": the model has no chat template, so it cannot chat; use generate");
   return tokenizer().encode(chat->render(messages), false);
 }
 
@@ -147,13 +153,22 @@ std::vector<float> LanguageModel::forward(KvCache& cache, const std::vector<int3
 
 GenerateResult LanguageModel::generate(std::string_view prompt, const GenerateOptions& options,
                                        const std::function<bool(std::string_view)>& on_text) {
+  return continue_text(state_->prompt_tokens(prompt, options), options, on_text);
+}
+
+GenerateResult LanguageModel::generate(std::span<const ChatMessage> messages, const GenerateOptions& options,
+                                       const std::function<bool(std::string_view)>& on_text) {
+  return continue_text(state_->prompt_tokens(messages), options, on_text);
+}
+
+GenerateResult LanguageModel::continue_text(std::vector<int32_t> history, const GenerateOptions& options,
+                                            const std::function<bool(std::string_view)>& on_text) {
   if (options.max_tokens < 1)
     throw UsageError("--max-tokens " + std::to_string(options.max_tokens) + ": must be 1 or more");
   Sampler sampler(options);
   if (options.draft_max < 1 || options.draft_max > kMostDrafts)
     throw UsageError(fmt::format("--draft-max {}: must be 1 to {}", options.draft_max, kMostDrafts));
   Model& model = *state_->model;
-  std::vector<int32_t> history = state_->prompt_tokens(prompt, options);
   if (history.empty()) throw UsageError("the prompt has no tokens; give some text to continue");
   const auto prompt_length = static_cast<int64_t>(history.size());
   if (prompt_length >= model.info().max_context)

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <unordered_set>
 
 #include "io/checkpoint.h"
@@ -36,6 +37,8 @@ struct LanguageModel::State {
   const std::string& fingerprint();
   /// Prompt tokens under the chat template, or of the plain text.
   std::vector<int32_t> prompt_tokens(std::string_view prompt, const GenerateOptions& options);
+  /// Tokens of a chat up to where the answer begins. Error: there is no chat template.
+  std::vector<int32_t> prompt_tokens(std::span<const ChatMessage> messages);
   /// What the options ask for; null: none. Error: it does not exist, or has another tokenizer.
   std::unique_ptr<Drafter> drafter(const GenerateOptions& options, const std::vector<int32_t>& prompt);
 };

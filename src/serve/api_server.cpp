@@ -4,8 +4,21 @@
 
 #include "serve/answers.h"
 #include "serve/endpoints.h"
+#include "serve/page.h"
 
 namespace turboquant {
+namespace {
+
+void answer_page(const httplib::Request&, httplib::Response& response) {
+  response.set_header("Content-Security-Policy", std::string(chat_page_policy()));
+  response.set_header("X-Content-Type-Options", "nosniff");
+  response.set_header("Referrer-Policy", "no-referrer");
+  response.set_header("Cache-Control", "no-cache");
+  const std::string_view page = chat_page();
+  response.set_content(page.data(), page.size(), "text/html; charset=utf-8");
+}
+
+}  // namespace
 
 ApiServer::ApiServer(LanguageModel& model, ServerOptions options)
     : options_(std::move(options)),
@@ -34,6 +47,7 @@ void ApiServer::add_routes() {
   post("/v1/embeddings", answer_embeddings);
   post("/tokenize", answer_tokenize);
   post("/detokenize", answer_detokenize);
+  http_.route("GET", "/", answer_page, HttpServer::Access::open);
   http_.route("GET", "/v1/models", [this](const Request&, Response& response) { answer_models(service_, response); });
   http_.route("GET", "/v1/models/(.+)", [this](const Request& request, Response& response) {
     answer_model(service_, request.matches[1], response);

@@ -17,6 +17,7 @@ Json model_entry(const Service& service) {
           {"object", "model"},
           {"created", service.created()},
           {"owned_by", "turboquant"},
+          {"max_model_len", service.max_context()},
           {"meta",
            {{"n_vocab", service.vocab_size()},
             {"n_ctx_train", service.max_context()},

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "turboquant/chat_message.h"
+
 namespace turboquant {
 
 class Tokenizer {
@@ -60,11 +62,6 @@ class StreamingDetokenizer {
  private:
   struct State;
   std::unique_ptr<State> state_;
-};
-
-struct ChatMessage {
-  std::string role;  // "system", "user", "assistant"
-  std::string content;
 };
 
 /// A chat template as transformers renders it: Jinja with trim_blocks and lstrip_blocks, Python string and list

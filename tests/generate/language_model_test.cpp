@@ -283,6 +283,28 @@ TEST(LanguageModel, ChatTemplate) {
   EXPECT_NE(model.generate("Hello", greedy()).prompt_tokens, static_cast<int64_t>(model.encode("Hello").size()));
 }
 
+TEST(LanguageModel, ChatsGoOnFromTheCache) {
+  std::vector<ChatMessage> chat{{"system", "Be brief."}, {"user", "Hello there"}};
+  EXPECT_HAS(error_of([&] { load_micro().generate(chat, greedy()); }), "no chat template");
+  MicroCopy copy;
+  copy.write("chat_template.jinja",
+             "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+             "{% if add_generation_prompt %}[assistant] {% endif %}");
+  LanguageModel model = load_micro(copy.path());
+  KvCache cache = model.make_cache();
+  GenerateOptions kept = greedy();
+  kept.cache = &cache;
+  const GenerateResult first = model.generate(chat, kept);
+  GenerateOptions raw = greedy();
+  raw.raw = true;
+  EXPECT_EQ(first.tokens, model.generate("[system] Be brief.\n[user] Hello there\n[assistant] ", raw).tokens);
+  chat.push_back({"assistant", "An answer"});
+  chat.push_back({"user", "More"});
+  const GenerateResult second = model.generate(chat, kept);
+  EXPECT_GE(second.cached_tokens, first.prompt_tokens - 1);
+  EXPECT_EQ(second.tokens, model.generate(chat, greedy()).tokens);
+}
+
 TEST(LanguageModel, ConvertedModelsGenerate) {
   const TempFolder folder;
   for (const char* format : {"tcq16", "original"}) {

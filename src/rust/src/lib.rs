@@ -1,5 +1,5 @@
-//! The C interface (tq_text.h, tq_grammar.h, tq_http.h, tq_picture.h): checks and converts arguments, catches panics, and calls the
-//! modules. What a caller must keep to is said there, for all functions together.
+//! The C interface (tq_text.h, tq_grammar.h, tq_http.h, tq_picture.h; that of tq_line.h is in line.rs): checks and converts
+//! arguments, catches panics, and calls the modules. What a caller must keep to is said there, for all functions together.
 #![allow(clippy::missing_safety_doc)]
 
 mod bpe;
@@ -8,6 +8,7 @@ mod digest;
 mod grammar;
 mod http;
 mod json;
+mod line;
 mod methods;
 mod picture;
 mod stream;
