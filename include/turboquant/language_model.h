@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "turboquant/chat_message.h"
@@ -30,14 +31,21 @@ struct LoadOptions {
 
 class LanguageModel;
 
-struct GenerateOptions {
+/// How a token is chosen: bias and penalties, temperature, top-k, top-p, min-p, in this order.
+struct SamplingOptions {
+  float temperature = 0.7F;      ///< 0: greedy
+  int top_k = 0;                 ///< 0: off
+  float top_p = 1;               ///< 1: off
+  float min_p = 0;               ///< 0: off
+  float repetition_penalty = 1;  ///< of the tokens of prompt and answer; 1: off (Keskar et al. 2019, CTRL, section 4.1)
+  /// Taken from the logits of tokens that the answer has: once, and as often as it has them. -2 to 2; 0: off.
+  float presence_penalty = 0, frequency_penalty = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;  ///< token, and what is added to its logit
+  std::optional<uint64_t> seed;                       ///< none: a different text every time
+};
+
+struct GenerateOptions : SamplingOptions {
   int max_tokens = 200;
-  float temperature = 0.7F;       ///< 0: greedy
-  int top_k = 0;                  ///< 0: off
-  float top_p = 1;                ///< 1: off
-  float min_p = 0;                ///< 0: off
-  float repetition_penalty = 1;   ///< 1: off (Keskar et al. 2019, CTRL, section 4.1)
-  std::optional<uint64_t> seed;   ///< none: a different text every time
   std::vector<std::string> stop;  ///< the text ends before the first of these
   bool raw = false;               ///< the prompt as it is, without the chat template
   std::string system;             ///< system message for the chat template; empty: the template's own

@@ -49,7 +49,13 @@ Cache Cache::fork() const {
   return copy;
 }
 
-int64_t Cache::trim(int64_t length) {
+CacheFootprint Cache::footprint() const {
+  CacheFootprint total;
+  for (const auto& layer : layers) total += layer->footprint();
+  return total;
+}
+
+int64_t Cache::reach(int64_t length) const {
   int64_t common = std::max<int64_t>(std::min(length, this->length()), 0);
   for (bool agreed = false; !agreed;) {  // each turn lowers it; all can go back to 0
     agreed = true;
@@ -59,8 +65,17 @@ int64_t Cache::trim(int64_t length) {
       common = reached;
     }
   }
-  for (const auto& layer : layers) layer->trim(common);
   return common;
+}
+
+bool Cache::goes_back() const {
+  return std::all_of(layers.begin(), layers.end(), [](const auto& layer) { return layer->goes_back(); });
+}
+
+int64_t Cache::trim(int64_t length) {
+  const int64_t left = reach(length);
+  for (const auto& layer : layers) layer->trim(left);
+  return left;
 }
 
 }  // namespace turboquant

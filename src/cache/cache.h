@@ -38,6 +38,18 @@ struct LayerState {
 /// A copy in another floating-point type.
 inline Tensor in_type(const Tensor& x, DType dtype) { return from_float(to_float(x).data<float>(), x.shape(), dtype); }
 
+/// What a cache takes up among others with which it shares memory.
+struct CacheFootprint {
+  double share = 0;  // bytes, of memory that n caches have 1/n: all caches' shares add up to the memory of all
+  size_t own = 0;    // bytes that would be free without this cache
+
+  CacheFootprint& operator+=(const CacheFootprint& other) {
+    share += other.share;
+    own += other.own;
+    return *this;
+  }
+};
+
 class LayerCache {
  public:
   virtual ~LayerCache() = default;
@@ -54,11 +66,14 @@ class LayerCache {
   virtual int64_t length() const = 0;
   /// Bytes that the remembered tokens take up; memory that forks share counts for each of them.
   virtual size_t bytes() const = 0;
+  virtual CacheFootprint footprint() const { return {static_cast<double>(bytes()), bytes()}; }
 
   /// A copy that goes on by itself. Keys and values are shared until one of both writes to their memory.
   virtual std::unique_ptr<LayerCache> fork() const = 0;
   /// The most tokens, `length` at most, that the cache can go back to.
   virtual int64_t reach(int64_t length) const = 0;
+  /// Whether that is every length, and always will be.
+  virtual bool goes_back() const = 0;
   /// Forgets the tokens behind the first `length`, which reach() must have said. The cache then goes on, to the last
   /// bit, as one that never saw them.
   virtual void trim(int64_t length) = 0;
@@ -123,9 +138,14 @@ struct Cache {
     for (const auto& layer : layers) total += layer->bytes();
     return total;
   }
+  CacheFootprint footprint() const;
   Cache fork() const;
-  /// Forgets tokens from the end until `length` at most are left, and as many as all layers can go back to: returns how
-  /// many. The tokens behind them must be given again.
+  /// The most tokens, `length` at most, that all layers can go back to.
+  int64_t reach(int64_t length) const;
+  /// Whether that is every length, and always will be.
+  bool goes_back() const;
+  /// Forgets the tokens behind the first reach(length): returns how many are left. The tokens behind them must be given
+  /// again.
   int64_t trim(int64_t length);
 };
 

@@ -53,12 +53,21 @@ class CompressedCache final : public LayerCache {
     return total;
   }
 
+  CacheFootprint footprint() const override {
+    CacheFootprint total = first_.footprint();
+    for (const SharedMemory& block : compressed_) total += block.footprint();
+    for (const SharedMemory& block : exact_) total += block.footprint();
+    return total;
+  }
+
   std::unique_ptr<LayerCache> fork() const override { return std::make_unique<CompressedCache>(*this); }
 
   int64_t reach(int64_t length) const override {
     if (length >= length_) return length_;
     return compressed_blocks(length) >= first_exact_ ? std::max<int64_t>(length, 0) : 0;
   }
+
+  bool goes_back() const override { return false; }
 
   void trim(int64_t length) override {
     check_reach(length);

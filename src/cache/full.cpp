@@ -21,6 +21,11 @@ class FullCache final : public LayerCache {
 
   int64_t length() const override { return length_; }
   size_t bytes() const override { return (pages_.size() - dropped_) * page_bytes_; }
+  CacheFootprint footprint() const override {
+    CacheFootprint total;
+    for (const SharedMemory& page : pages_) total += page.footprint();
+    return total;
+  }
 
   std::unique_ptr<LayerCache> fork() const override { return std::make_unique<FullCache>(*this); }
 
@@ -30,6 +35,8 @@ class FullCache final : public LayerCache {
     const bool found = dropped_ == 0 || (length - memory_.window + 1) / page_tokens_ >= static_cast<int64_t>(dropped_);
     return found ? std::max<int64_t>(length, 0) : 0;
   }
+
+  bool goes_back() const override { return memory_.window == 0; }
 
   void trim(int64_t length) override {
     check_reach(length);

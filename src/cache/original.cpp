@@ -76,8 +76,14 @@ class OriginalCache final : public LayerCache {
 
   int64_t length() const override { return length_; }
   size_t bytes() const override { return blocks_.size() * block_bytes_; }
+  CacheFootprint footprint() const override {
+    CacheFootprint total;
+    for (const SharedMemory& block : blocks_) total += block.footprint();
+    return total;
+  }
   std::unique_ptr<LayerCache> fork() const override { return std::make_unique<OriginalCache>(*this); }
   int64_t reach(int64_t length) const override { return std::clamp<int64_t>(length, 0, length_); }
+  bool goes_back() const override { return true; }
   void trim(int64_t length) override {
     check_reach(length);
     length_ = length;

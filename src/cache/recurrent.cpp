@@ -40,6 +40,7 @@ class RecurrentCache final : public LayerCache {
   }
   // A state tells nothing of the states before it.
   int64_t reach(int64_t length) const override { return length >= length_ ? length_ : 0; }
+  bool goes_back() const override { return false; }
   void trim(int64_t length) override {
     check_reach(length);
     if (length == length_) return;

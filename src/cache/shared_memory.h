@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 
+#include "cache/cache.h"
 #include "core/tensor.h"
 
 namespace turboquant {
@@ -17,6 +18,11 @@ class SharedMemory {
 
   std::byte* data() const { return memory_->data<std::byte>(); }
   size_t bytes() const { return memory_ ? memory_->bytes() : 0; }
+  CacheFootprint footprint() const {
+    if (!memory_) return {};
+    const long users = memory_.use_count();
+    return {static_cast<double>(bytes()) / static_cast<double>(users), users == 1 ? bytes() : 0};
+  }
 
   /// Before writing: a copy, if others have it, too.
   void make_own() {

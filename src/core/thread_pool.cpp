@@ -54,6 +54,7 @@ const std::vector<int>& processors() {
 }  // namespace
 
 void pin_calling_thread() { pin_to({processors().front()}); }
+void unpin_calling_thread() { pin_to(processors()); }
 
 std::shared_ptr<ThreadPool> make_thread_pool(int threads) {
   return std::make_shared<ThreadPool>(std::min(threads, static_cast<int>(processors().size())));

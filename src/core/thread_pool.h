@@ -101,5 +101,7 @@ std::shared_ptr<ThreadPool> make_thread_pool(int threads);
 /// Pins the calling thread to the first processor that this process may use, as the pool pins its workers to the next
 /// ones. For commands; a library leaves its host's thread alone.
 void pin_calling_thread();
+/// And undoes it: for threads that a pinned one has begun and that are no part of a pool.
+void unpin_calling_thread();
 
 }  // namespace turboquant

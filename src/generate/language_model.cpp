@@ -243,7 +243,7 @@ GenerateResult LanguageModel::State::generate(std::vector<int32_t> history, cons
   Speculation speculation(cache, drafter(options, history), options.draft_max);
   std::span<const float> next(logits.data<float>(), static_cast<size_t>(logits.elements()));
   while (true) {
-    const int32_t token = sampler.sample(next, history);
+    const int32_t token = sampler.sample(next, history, static_cast<size_t>(prompt_length));
     if (result.tokens.empty() && result.prefill_seconds == 0) {
       if (profile) prompt_profile = std::exchange(*profile, {});
       result.prefill_seconds = seconds_since(start);

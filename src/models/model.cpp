@@ -23,9 +23,7 @@ void Model::load_ends(Loader& loader, float norm_offset) {
   head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
 }
 
-Tensor Model::forward(std::span<const SequenceTokens> parts) {
-  const Batch batch(parts, info_.max_context, rope_);
-  if (batch.tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
+Tensor Model::run_layers(const Batch& batch) {
   const Step step{batch.sequences, batch.positions, options_.exact};
   Tensor x = embed(batch.tokens);
   for (size_t i = 0; i < static_cast<size_t>(info_.n_layers); ++i) {
@@ -33,9 +31,22 @@ Tensor Model::forward(std::span<const SequenceTokens> parts) {
     x = layer(i, x, step);
   }
   ops_->begin_scope();
+  return x;
+}
+
+Tensor Model::forward(std::span<const SequenceTokens> parts) {
+  const Batch batch(parts, info_.max_context, rope_);
+  if (batch.tokens.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
+  Tensor x = run_layers(batch);
   if (batch.wanted.empty()) return ops_->empty(DType::f32, {0, info_.vocab_size});
   if (batch.wanted.size() != batch.tokens.size()) x = ops_->gather_rows(x, batch.wanted);
   return project(*ops_, ops_->rms_norm(x, norm_, eps_), {&head_}, options_.exact).front();
+}
+
+Tensor Model::hidden(std::span<const SequenceTokens> parts) {
+  const Batch batch(parts, info_.max_context, rope_);
+  if (batch.tokens.empty()) return ops_->empty(DType::f32, {0, info_.hidden_size});
+  return ops_->rms_norm(run_layers(batch), norm_, eps_);
 }
 
 Tensor Model::embed(std::span<const int32_t> tokens) {

@@ -23,6 +23,8 @@ struct SequenceTokens {
   int64_t logits_from = 0;  // logits are computed for tokens[logits_from ..]
 };
 
+struct Batch;
+
 struct ModelInfo {
   std::string architecture;  // config.json's model_type
   int64_t n_layers = 0, hidden_size = 0, intermediate_size = 0, vocab_size = 0, max_context = 0;
@@ -47,6 +49,9 @@ class Model {
   /// sequences are in the step: it is the same to the last bit. Error: a token outside the vocabulary, a position
   /// beyond max_context.
   Tensor forward(std::span<const SequenceTokens> batch);
+
+  /// The same step without the head: what the final norm makes of all tokens of the batch, F32 [tokens, hidden_size].
+  Tensor hidden(std::span<const SequenceTokens> batch);
 
   /// The parts of forward(), for those that stream a model layer by layer. What tokens are before the first layer: F32
   /// [tokens, hidden_size].
@@ -85,6 +90,9 @@ class Model {
   float eps_;
 
  private:
+  /// What the last layer makes of all tokens.
+  Tensor run_layers(const Batch& batch);
+
   Linear embedding_;  // model.embed_tokens
   Tensor norm_;       // model.norm.weight
   Linear head_;       // lm_head, or the embedding

@@ -42,6 +42,9 @@ int tq_tokenizer_decode(const TqTokenizer* tokenizer, const int32_t* ids, size_t
 int tq_tokenizer_token_to_id(const TqTokenizer* tokenizer, const char* token, size_t size, int32_t* id, TqText* error);
 /* found is 0 if the id has no token. */
 int tq_tokenizer_id_to_token(const TqTokenizer* tokenizer, int32_t id, int* found, TqText* token, TqText* error);
+/* The bytes that a token stands for in the middle of a text, not always whole characters; none if there is no such
+ * token. */
+int tq_tokenizer_token_bytes(const TqTokenizer* tokenizer, int32_t id, TqText* bytes, TqText* error);
 int tq_tokenizer_vocab_size(const TqTokenizer* tokenizer, int64_t* size, TqText* error);
 
 /* Decodes ids one at a time. It keeps the tokenizer alive by itself. */

@@ -1,39 +1,10 @@
 #include "text/tokenizer.h"
 
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
-#include <utility>
 
-#include "rust/tq_text.h"
-#include "turboquant/error.h"
+#include "text/rust_text.h"
 
 namespace turboquant {
-namespace {
-
-// Takes over what Rust has given out and frees it.
-std::string take(TqText text) {
-  std::string result(text.data == nullptr ? "" : text.data, text.size);
-  tq_text_free(text);
-  return result;
-}
-
-// Throws if `status` is not 0; `what` says what was being done.
-void check(int status, TqText error, std::string_view what) {
-  if (status != 0) throw Error(fmt::format("{}: {}", what, take(error)));
-}
-
-}  // namespace
-
-struct Tokenizer::Handle {
-  TqTokenizer* rust = nullptr;
-  std::string name;
-
-  explicit Handle(std::string file) : name(std::move(file)) {}
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  ~Handle() { tq_tokenizer_free(rust); }
-};
 
 Tokenizer::Tokenizer(std::string_view tokenizer_json, const std::string& name)
     : handle_(std::make_unique<Handle>(name)) {
@@ -81,6 +52,13 @@ std::optional<std::string> Tokenizer::id_to_token(int32_t id) const {
   check(tq_tokenizer_id_to_token(handle_->rust, id, &found, &token, &error), error, handle_->name);
   std::string spelling = take(token);
   return found != 0 ? std::optional(std::move(spelling)) : std::nullopt;
+}
+
+std::string Tokenizer::token_bytes(int32_t id) const {
+  TqText bytes{};
+  TqText error{};
+  check(tq_tokenizer_token_bytes(handle_->rust, id, &bytes, &error), error, handle_->name);
+  return take(bytes);
 }
 
 int64_t Tokenizer::vocab_size() const {

@@ -31,11 +31,15 @@ class Tokenizer {
   std::optional<int32_t> token_to_id(std::string_view token) const;
   /// The token's own spelling in the vocabulary, or nothing.
   std::optional<std::string> id_to_token(int32_t id) const;
+  /// The bytes that a token stands for in the middle of a text, not always whole characters; of a special token its
+  /// name, of an unknown id nothing.
+  std::string token_bytes(int32_t id) const;
   /// Number of ids, added tokens included.
   int64_t vocab_size() const;
 
  private:
   friend class StreamingDetokenizer;
+  friend class GrammarVocabulary;
   struct Handle;
   std::unique_ptr<Handle> handle_;
 };

@@ -38,6 +38,7 @@ from tester import Case, Tester
 CONVERT = "convert --hf-path {hf} --mlx-path {out} --bits 3"
 CONVERT_GGUF = "convert --hf-path {hf}/model.gguf --mlx-path {out} --bits 3"
 GENERATE_GGUF = "generate --model {hf}/model.gguf --raw --prompt|Hello there --max-tokens 4 --temp 0"
+SERVE = "serve --model {hf} --port 0"
 GENERATE = "generate --model {hf} --raw --prompt|Hello there --max-tokens 4 --temp 0"
 EVALUATE = "evaluate --hf-path {hf} --bits 3 --num-samples 1 --seq-len 16 --no-affine --text {hf}/text.txt --json {out}"
 LOGITS = "logits --model {hf} --input {hf}/input.safetensors --output {out}"
@@ -131,6 +132,15 @@ case("generate: 8 bits in the original's KV format", GENERATE + " --kv-bits 8 --
 case("generate: KV group size 7", GENERATE + " --kv-bits 3 --kv-group-size 7", 2, "kv-group-size 7")
 case("generate: KV start that is no number", GENERATE + " --kv-bits 3 --kv-start soon", 2, "kv-start 'soon'.*or prompt")
 case("generate: KV start -5", GENERATE + " --kv-bits 3 --kv-start -5", 2, "kv-start")
+case("serve: no model", "serve", 2, "--model")
+case("serve: no such port", SERVE.replace("--port 0", "--port 70000"), 2, "port")
+case("serve: an address of another machine", SERVE + " --host 192.0.2.1", 1, "cannot listen on 192.0.2.1.*--host")
+case("serve: a file without keys", SERVE + " --api-key-file {hf}/keys", 1, "no keys.*one a line", write("keys", " \n\n"))
+case("serve: no such file of keys", SERVE + " --api-key-file {hf}/none", 1, "none")
+case("serve: memory that is no size", SERVE + " --kv-memory much", 2, "kv-memory 'much'.*48GB")
+case("serve: nobody at once", SERVE + " --parallel 0", 2, "parallel")
+case("serve: a template that is none", SERVE + " --chat-template-file {hf}/config.json.bad", 1, "template",
+     write("config.json.bad", "{% for %}"))
 case("generate: prompt cache that is a text", GENERATE + " --prompt-cache {hf}/config.json", 1, "config.json")
 case("generate: prompt cache that is a model", GENERATE + " --prompt-cache {hf}/model.safetensors", 1,
      "not a KV cache")

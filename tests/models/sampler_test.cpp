@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <random>
 
+#include "core/random.h"
 #include "io/error_of.h"
 
 namespace turboquant {
@@ -132,6 +135,85 @@ TEST(Sampler, RepetitionPenalty) {
                       expected_shares(1, {0, 1, 2, 3, 4, 5}, {0.5F, 2.0F, -2.0F, 1.5F, 2.5F, 0.0F}));
 }
 
+TEST(Sampler, PresenceAndFrequencyPenalties) {
+  GenerateOptions options = options_with(0);
+  options.presence_penalty = 1.2F;
+  const std::vector<int32_t> text = {4, 1, 4, 4, 0};
+  EXPECT_EQ(Sampler(options).sample(kLogits, text), 3);     // 1.3 and 0.8 against 1.5
+  EXPECT_EQ(Sampler(options).sample(kLogits, text, 5), 4);  // all of it is the prompt
+  EXPECT_EQ(Sampler(options).sample(kLogits, text, 2), 1);  // 1.3 against 2
+  options.presence_penalty = 0;
+  options.frequency_penalty = 0.4F;
+  EXPECT_EQ(Sampler(options).sample(kLogits, text), 1);     // 2.5 - 1.2 against 2 - 0.4
+  EXPECT_EQ(Sampler(options).sample(kLogits, text, 3), 4);  // 2.5 - 0.4
+  options.frequency_penalty = -2;
+  options.presence_penalty = -1;
+  EXPECT_EQ(Sampler(options).sample(kLogits, text, 4), 0);  // 0.5 + 3
+}
+
+TEST(Sampler, Biases) {
+  GenerateOptions options = options_with(0);
+  options.logit_bias = {{2, 3.6F}};
+  EXPECT_EQ(Sampler(options).sample(kLogits, {}), 2);
+  options.logit_bias = {{4, -INFINITY}, {1, -100.0F}};
+  EXPECT_EQ(Sampler(options).sample(kLogits, {}), 3);
+  options.temperature = 1;
+  expect_distribution(shares(options), expected_shares(1, {0, 2, 3, 5}));
+  options.logit_bias = {{6, 1.0F}};
+  EXPECT_THROW(Sampler(options).sample(kLogits, {}), UsageError);
+}
+
+/// The rules as they are said, in doubles and over sorted tokens.
+int32_t plain_sample(const SamplingOptions& options, const std::vector<float>& logits, double random) {
+  std::vector<std::pair<double, int32_t>> tokens;  // minus the logit, token
+  for (size_t i = 0; i < logits.size(); ++i) tokens.emplace_back(-static_cast<double>(logits[i]), i);
+  std::sort(tokens.begin(), tokens.end());
+  if (options.top_k > 0) tokens.resize(std::min(tokens.size(), static_cast<size_t>(options.top_k)));
+  const double best = tokens.front().first;
+  double total = 0;
+  for (auto& [p, token] : tokens) total += p = std::exp((best - p) / static_cast<double>(options.temperature));
+  double sum = 0;
+  size_t count = 0;
+  while (count < tokens.size() && (options.top_p == 1 || sum < options.top_p * total)) sum += tokens[count++].first;
+  tokens.resize(count);
+  std::erase_if(tokens, [&](const auto& token) { return token.first < options.min_p; });
+  std::sort(tokens.begin(), tokens.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  total = 0;
+  for (const auto& [p, token] : tokens) total += p;
+  double left = random * total;
+  for (const auto& [p, token] : tokens)
+    if ((left -= p) < 0) return token;
+  return tokens.back().second;
+}
+
+// Vocabularies of all sizes, with logits as flat and as steep as they come, ties and forbidden tokens.
+TEST(Sampler, EqualsThePlainRules) {
+  std::mt19937_64 random(3);
+  for (int turn = 0; turn < 300; ++turn) {
+    const size_t vocab = turn % 100 == 0 ? 150000 : 1 + random() % 5000;
+    std::vector<float> logits = random_normal(static_cast<uint64_t>(turn), static_cast<int64_t>(vocab));
+    const float spread = std::exp2(static_cast<float>(random() % 6) - 2.0F);
+    const bool ties = random() % 3 == 0;
+    for (float& logit : logits) logit = ties ? std::round(logit * spread) : logit * spread;
+    if (random() % 3 == 0)
+      for (size_t i = 1; i < vocab; i += 2) logits[i] = -INFINITY;
+    GenerateOptions options;
+    options.seed = random();
+    options.temperature = std::exp2(static_cast<float>(random() % 5) - 3.0F);
+    if (random() % 2 == 0) options.top_k = static_cast<int>(1 + random() % (random() % 2 == 0 ? 50 : vocab + 5));
+    if (random() % 2 == 0) options.top_p = 0.05F + 0.0499F * static_cast<float>(random() % 20);
+    if (random() % 2 == 0) options.min_p = 0.02F * static_cast<float>(random() % 40);
+    Sampler sampler(options);
+    std::mt19937_64 numbers(*options.seed);
+    for (int draw = 0; draw < 5; ++draw) {
+      const double number = static_cast<double>(numbers() >> 11) * 0x1p-53;
+      ASSERT_EQ(sampler.sample(logits, {}), plain_sample(options, logits, number))
+          << "turn " << turn << ": " << vocab << " tokens, temperature " << options.temperature << ", top-k "
+          << options.top_k << ", top-p " << options.top_p << ", min-p " << options.min_p;
+    }
+  }
+}
+
 TEST(Sampler, SeedsRepeat) {
   const auto draws = [](std::optional<uint64_t> seed) {
     GenerateOptions options = options_with(1);
@@ -164,6 +246,12 @@ TEST(Sampler, BadValues) {
       {[](GenerateOptions& o) { o.repetition_penalty = -1; }, "--repetition-penalty -1"},
       {[](GenerateOptions& o) { o.repetition_penalty = INFINITY; }, "--repetition-penalty inf"},
       {[](GenerateOptions& o) { o.top_k = -1; }, "--top-k -1"},
+      {[](GenerateOptions& o) { o.presence_penalty = 2.5F; }, "presence penalty 2.5"},
+      {[](GenerateOptions& o) { o.frequency_penalty = NAN; }, "frequency penalty nan"},
+      {[](GenerateOptions& o) {
+         o.logit_bias = {{1, INFINITY}};
+       },
+       "bias of a logit inf"},
   };
   for (const Case& c : cases) {
     GenerateOptions options;

@@ -1,10 +1,11 @@
-//! The C interface (tq_text.h, tq_http.h, tq_picture.h; that of tq_line.h is in line.rs): checks and converts arguments,
-//! catches panics, and calls the modules. What a caller must keep to is said there, for all functions together.
+//! The C interface (tq_text.h, tq_grammar.h, tq_http.h, tq_picture.h; that of tq_line.h is in line.rs): checks and converts
+//! arguments, catches panics, and calls the modules. What a caller must keep to is said there, for all functions together.
 #![allow(clippy::missing_safety_doc)]
 
 mod bpe;
 mod chat;
 mod digest;
+mod grammar;
 mod http;
 mod json;
 mod line;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use chat::ChatTemplate;
 use digest::Digest;
+use grammar::{Grammar, Kind, Vocabulary};
 use http::{Event, Next, Request};
 use stream::Stream;
 use tokenizer::Tokenizer;
@@ -219,6 +221,19 @@ pub unsafe extern "C" fn tq_tokenizer_vocab_size(tokenizer: &TqTokenizer, size: 
 }
 
 #[no_mangle]
+pub unsafe extern "C" fn tq_tokenizer_token_bytes(
+    tokenizer: &TqTokenizer,
+    id: i32,
+    out: *mut TqText,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        put_bytes(out, tokenizer.0.token_bytes(tokenizer::unsigned(id)?));
+        Ok(())
+    })
+}
+
+#[no_mangle]
 pub unsafe extern "C" fn tq_stream_new(
     tokenizer: &TqTokenizer,
     skip_special: c_int,
@@ -252,6 +267,81 @@ pub unsafe extern "C" fn tq_stream_finish(stream: &mut Stream, out: *mut TqText,
         put_text(out, stream.finish()?);
         Ok(())
     })
+}
+
+/// A vocabulary as C holds it: shared, so that grammars keep it alive.
+pub struct TqVocabulary(Arc<Vocabulary>);
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_vocabulary_new(
+    tokenizer: &TqTokenizer,
+    size: usize,
+    end_tokens: *const i32,
+    end_count: usize,
+    out: *mut *mut TqVocabulary,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let ends: Result<Vec<u32>> = slice(end_tokens, end_count).iter().map(|&id| tokenizer::unsigned(id)).collect();
+        let vocabulary = Vocabulary::new(&tokenizer.0, size, &ends?)?;
+        *out = Box::into_raw(Box::new(TqVocabulary(Arc::new(vocabulary))));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_vocabulary_free(vocabulary: *mut TqVocabulary) {
+    if !vocabulary.is_null() {
+        drop(Box::from_raw(vocabulary));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_grammar_new(
+    vocabulary: &TqVocabulary,
+    kind: c_int,
+    data: *const u8,
+    size: usize,
+    out: *mut *mut Grammar,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || {
+        let kind = match kind {
+            0 => Kind::JsonSchema,
+            1 => Kind::Regex,
+            _ => Kind::Lark,
+        };
+        let grammar = Grammar::new(vocabulary.0.clone(), kind, text(data, size, "the grammar")?)?;
+        *out = Box::into_raw(Box::new(grammar));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_grammar_free(grammar: *mut Grammar) {
+    if !grammar.is_null() {
+        drop(Box::from_raw(grammar));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_grammar_mask(
+    grammar: &mut Grammar,
+    logits: *mut f32,
+    count: usize,
+    error: *mut TqText,
+) -> c_int {
+    guarded(error, || grammar.mask(std::slice::from_raw_parts_mut(logits, count)))
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tq_grammar_accept(grammar: &mut Grammar, id: i32, error: *mut TqText) -> c_int {
+    guarded(error, || grammar.accept(tokenizer::unsigned(id)?))
+}
+
+#[no_mangle]
+pub extern "C" fn tq_grammar_finished(grammar: &Grammar) -> c_int {
+    grammar.finished() as c_int
 }
 
 #[no_mangle]

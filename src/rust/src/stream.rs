@@ -48,7 +48,7 @@ impl Stream {
             }
             Decoding::Text { byte_fallback } => {
                 self.pending.push(id);
-                if byte_fallback && is_byte(&token) {
+                if byte_fallback && byte(&token).is_some() {
                     return Ok(String::new()); // one wrong byte later and all bytes of the row become U+FFFD
                 }
                 self.flush(false)
@@ -107,11 +107,11 @@ fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
 }
 
-fn is_byte(token: &str) -> bool {
-    token
-        .strip_prefix("<0x")
-        .and_then(|rest| rest.strip_suffix('>'))
-        .is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|c| c.is_ascii_hexdigit()))
+/// The byte of a token <0xNN>.
+pub fn byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let plain = digits.len() == 2 && digits.bytes().all(|c| c.is_ascii_hexdigit());
+    plain.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }
 
 /// GPT-2's spelling of bytes: the visible characters of Latin-1 stand for themselves, the other 68 bytes in order for
@@ -126,7 +126,7 @@ fn byte_of(c: char) -> Option<u8> {
 }
 
 /// A token with any other character (an added one) is taken as it is written.
-fn push_bytes(token: &str, out: &mut Vec<u8>) {
+pub fn push_bytes(token: &str, out: &mut Vec<u8>) {
     let before = out.len();
     for c in token.chars() {
         match byte_of(c) {

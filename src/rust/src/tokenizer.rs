@@ -2,7 +2,7 @@
 
 use tokenizers::decoders::DecoderWrapper;
 
-use crate::{bpe, Result};
+use crate::{bpe, stream, Result};
 
 /// How text comes out of tokens.
 pub enum Decoding {
@@ -68,5 +68,23 @@ impl Tokenizer {
     pub fn visible(&self, id: u32, skip_special: bool) -> Option<String> {
         let token = self.inner.id_to_token(id)?;
         (!skip_special || !self.inner.get_added_vocabulary().is_special_token(&token)).then_some(token)
+    }
+
+    /// The bytes that a token stands for in the middle of a text; of a special one, its name.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.inner.id_to_token(id) else {
+            return Vec::new();
+        };
+        match self.decoding {
+            Decoding::Bytes => {
+                let mut bytes = Vec::new();
+                stream::push_bytes(&token, &mut bytes);
+                bytes
+            }
+            Decoding::Text { byte_fallback } => match stream::byte(&token) {
+                Some(byte) if byte_fallback => vec![byte],
+                _ => token.replace('\u{2581}', " ").into_bytes(),
+            },
+        }
     }
 }
