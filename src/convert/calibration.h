@@ -17,7 +17,7 @@ namespace turboquant {
 /// What is known of a source once it was looked at for calibration, and serves every conversion of it.
 struct CalibrationData {
   TokenSequences text;
-  std::map<std::string, double> losses;  // measure_sensitivities(), after calibration
+  std::map<std::string, double> losses;  // measure_sensitivities()
 
   /// Makes what is missing: the text, and where `spec` has a budget the losses, which it gets.
   void prepare(const Checkpoint& source, const CalibrationOptions& options, ConversionSpec& spec,

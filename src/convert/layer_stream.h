@@ -28,11 +28,8 @@ class LayerStream {
 
   /// Brings a text, sequence by sequence, to the first layer.
   void embed(const std::vector<std::vector<int32_t>>& text);
-  /// The layer that run() runs, as checkpoint() has it now. `exact`: with fp32 activations, where an observer wants the
-  /// inputs of compressed experts, which else have int8 alone.
-  void load(int64_t layer, bool exact = false) {
-    model_ = load_model(checkpoint_, ops_, {.exact = exact, .only_layer = layer});
-  }
+  /// The layer that run() runs, as checkpoint() has it now.
+  void load(int64_t layer) { model_ = load_model(checkpoint_, ops_, {.only_layer = layer}); }
   /// Runs sequence i through the layer until `stop` is true of some products; these and all that would follow are not
   /// computed, and the sequence stays where it was. True if it is behind the layer.
   bool run(size_t i, std::span<const int32_t> tokens, const std::function<bool(std::span<const Product>)>& stop);

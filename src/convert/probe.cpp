@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "convert/input_gain.h"
 #include "convert/layer_stream.h"
 #include "convert/overlay_checkpoint.h"
 #include "core/interrupt.h"
@@ -16,7 +15,6 @@ namespace {
 
 constexpr size_t kSequences = 4, kTokens = 128;
 constexpr int kBits = 3;
-constexpr size_t kGainText = 8;  // sequences
 
 class Probe {
  public:
@@ -33,9 +31,6 @@ class Probe {
       text_.emplace_back(text[i].begin(), text[i].begin() + std::min(text[i].size(), kTokens));
     for (const std::vector<int32_t>& sequence : text_) tokens_.insert(tokens_.end(), sequence.begin(), sequence.end());
   }
-
-  const Checkpoint& precise() const { return *base_checkpoint_; }
-  const Conversion& conversion() const { return precise_; }
 
   std::map<std::string, double> run() {
     std::map<std::string, std::vector<Conversion::Matrix>> units;
@@ -136,11 +131,9 @@ class Probe {
 
 }  // namespace
 
-Sensitivities measure_sensitivities(const Checkpoint& source, const ConversionSpec& spec, const TokenSequences& text,
-                                    double damping, std::shared_ptr<ThreadPool> pool) {
-  Probe probe(source, spec, text, pool);
-  const TokenSequences some(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(std::min(text.size(), kGainText)));
-  return {probe.run(), input_gains(probe.precise(), probe.conversion(), some, damping, pool)};
+std::map<std::string, double> measure_sensitivities(const Checkpoint& source, const ConversionSpec& spec,
+                                                    const TokenSequences& text, std::shared_ptr<ThreadPool> pool) {
+  return Probe(source, spec, text, std::move(pool)).run();
 }
 
 }  // namespace turboquant

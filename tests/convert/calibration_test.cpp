@@ -140,7 +140,8 @@ TEST(Sensitivities, AreThoseOfTheWholeModel) {
   for (const char* name : {"llama", "qwen2_moe"}) {
     const auto source = open_checkpoint(kTestData / "micro" / name);
     const TokenSequences text = random_text(*source, 2, 40);
-    const auto [losses, gains] = measure_sensitivities(*source, spec_of("tcq16", 3), text, 0.01, two_threads());
+    const std::map<std::string, double> losses =
+        measure_sensitivities(*source, spec_of("tcq16", 3), text, two_threads());
     const auto logits_of = [&](const std::vector<BitsRule>& rules) {
       ConversionSpec spec = spec_of("tcq16", 3);
       spec.linear.bits = 8;
@@ -155,9 +156,6 @@ TEST(Sensitivities, AreThoseOfTheWholeModel) {
     size_t matrices = 0;
     for (const auto& [module, loss] : losses) {
       EXPECT_GT(loss, 0) << module;
-      const auto gain = gains.find(module);
-      ASSERT_EQ(gain != gains.end(), role_of(module + ".weight") == Role::linear) << module;
-      if (gain != gains.end()) EXPECT_TRUE(gain->second > 0 && gain->second < 1) << module << " " << gain->second;
       if (matrices++ % 5 != 0) continue;  // it takes a while
       std::string glob = module + "*";
       if (const size_t experts = glob.find(".experts."); experts != glob.npos) glob.insert(experts + 8, ".*");
