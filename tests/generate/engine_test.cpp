@@ -270,27 +270,34 @@ TEST(Engine, ClientsTakeTurns) {
   EXPECT_EQ(first.count("one"), 1u);
 }
 
+/// An on_token that says when the first token has come, and then holds the engine.
+std::function<bool(const EngineToken&)> held_at_first(std::promise<void>& begun, std::promise<void>& go) {
+  return [&begun, gone = go.get_future().share(), first = true](const EngineToken&) mutable {
+    if (std::exchange(first, false)) begun.set_value();
+    gone.wait();
+    return true;
+  };
+}
+
 TEST(Engine, CancellingFreesTheSlot) {
   LanguageModel model = load_micro();
   EngineOptions options;
   options.parallel = 1;
   Engine engine(model, options);
-  std::promise<void> begun;
-  EngineRequest endless = request_of({1, 2, 3}, 100000);
-  bool first = true;
-  endless.on_token = [&](const EngineToken&) {
-    if (std::exchange(first, false)) begun.set_value();
-    return true;
-  };
-  Asked running(engine, std::move(endless)), waiting(engine, request_of({4, 5}, 100000)),
+  std::promise<void> begun, go;
+  EngineRequest endless = request_of({1, 2, 3}, 1000);
+  endless.on_token = held_at_first(begun, go);
+  Asked running(engine, std::move(endless)), waiting(engine, request_of({4, 5}, 1000)),
       next(engine, request_of({6, 7}, 2));
   begun.get_future().wait();
   engine.cancel(waiting.id());
-  const Answer never = waiting.wait();
+  engine.cancel(running.id());
+  go.set_value();
+  const Answer never = waiting.wait(), stopped = running.wait();
   EXPECT_EQ(never.result.finish, Finish::cancelled);
   EXPECT_TRUE(never.tokens.empty());
-  engine.cancel(running.id());
-  EXPECT_EQ(running.wait().result.finish, Finish::cancelled);
+  EXPECT_EQ(stopped.result.finish, Finish::cancelled);
+  EXPECT_EQ(stopped.tokens.size(), 1u);  // within one step
   EXPECT_EQ(next.wait().tokens.size(), 2u);
   engine.cancel(next.id());  // has ended
   engine.cancel(12345);      // never was
@@ -449,12 +456,17 @@ TEST(Engine, Embeddings) {
 TEST(Engine, Draining) {
   LanguageModel model = load_micro();
   Engine engine(model, {});
-  Asked running(engine, request_of({1, 2, 3}, 50)), endless(engine, request_of({1, 2, 4}, 4000));
+  std::promise<void> begun, go;
+  EngineRequest held = request_of({1, 2, 4}, 4000);
+  held.on_token = held_at_first(begun, go);
+  Asked running(engine, request_of({1, 2, 3}, 50)), endless(engine, std::move(held));
+  begun.get_future().wait();
   EXPECT_FALSE(engine.drain(0));
   EXPECT_HAS(error_of([&] { engine.submit(request_of({1, 2, 3})); }), "shutting down");
   EXPECT_HAS(error_of([&] { engine.embed(std::vector<int32_t>{1, 2}); }), "shutting down");
-  EXPECT_EQ(running.wait().tokens.size(), 50u);
   engine.cancel(endless.id());
+  go.set_value();
+  EXPECT_EQ(running.wait().tokens.size(), 50u);
   EXPECT_TRUE(engine.drain(60));
   EXPECT_EQ(engine.statistics().running, 0);
 }
@@ -466,7 +478,14 @@ TEST(Engine, TheEndOfAnEngineIsTheEndOfItsRequests) {
     EngineOptions options;
     options.parallel = 2;
     Engine engine(model, options);
-    for (int32_t i = 0; i < 6; ++i) asked.emplace_back(engine, request_of({1, 2, i}, 4000));
+    for (int32_t i = 0; i < 6; ++i) {
+      EngineRequest slow = request_of({1, 2, i}, 4000);
+      slow.on_token = [](const EngineToken&) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return true;
+      };
+      asked.emplace_back(engine, std::move(slow));
+    }
   }
   for (Asked& one : asked) EXPECT_EQ(one.wait().result.finish, Finish::cancelled);
 }
