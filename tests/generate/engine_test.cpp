@@ -94,6 +94,11 @@ TEST(Engine, EachGetsWhatItWouldGetAlone) {
     }
 }
 
+TEST(Engine, OnSeveralThreads) {
+  LanguageModel model = load_for_engine("llama", "fp16", 0, 2);
+  expect_as_alone(model, random_wishes(6, model.vocab_size(), 6, 200), {}, 6, "two threads");
+}
+
 TEST(Engine, CachesThatAreCompressedLater) {
   for (const int64_t start : {int64_t{150}, KvCacheOptions::kAfterPrompt}) {
     LanguageModel model = load_for_engine("llama", "k4v3", start);
@@ -125,7 +130,7 @@ TEST(Engine, LittleMemory) {
 }
 
 TEST(Engine, GreedyTextIsThatOfGenerate) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::string prompt = "The quick brown fox jumps over the lazy dog";
   GenerateOptions options;
   options.temperature = 0;
@@ -141,7 +146,7 @@ TEST(Engine, GreedyTextIsThatOfGenerate) {
 }
 
 TEST(Engine, HowRequestsEnd) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::vector<int32_t> prompt = random_tokens(30, model.vocab_size(), 5);
   const std::vector<int32_t> expected = alone(model, prompt, request_of(prompt).sampling, 16);
   model.state().end_tokens = {expected[7]};
@@ -180,7 +185,7 @@ TEST(Engine, TheContextIsTheLimit) {
 }
 
 TEST(Engine, WhatIsRefused) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.kv_memory = 300000;  // a page of each of the 4 layers has 65536 bytes
   Engine engine(model, options);
@@ -208,7 +213,7 @@ TEST(Engine, WhatIsRefused) {
 }
 
 TEST(Engine, AFullQueueRefuses) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.parallel = 1;
   options.queue = 2;
@@ -240,7 +245,7 @@ TEST(Engine, AFullQueueRefuses) {
 
 // One client has a hundred requests, another comes with two: they do not wait for the hundred.
 TEST(Engine, ClientsTakeTurns) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.parallel = 1;
   Engine engine(model, options);
@@ -280,7 +285,7 @@ std::function<bool(const EngineToken&)> held_at_first(std::promise<void>& begun,
 }
 
 TEST(Engine, CancellingFreesTheSlot) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.parallel = 1;
   Engine engine(model, options);
@@ -324,7 +329,7 @@ class Allow final : public TokenConstraint {
 };
 
 TEST(Engine, Constraints) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   Engine engine(model, {});
   std::vector<Asked> asked;
   for (const float temperature : {0.0F, 1.0F, 5.0F}) {
@@ -346,7 +351,7 @@ TEST(Engine, Constraints) {
 }
 
 TEST(Engine, OnesErrorIsNotTheOthers) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::vector<int32_t> prompt = random_tokens(20, model.vocab_size(), 8);
   const std::vector<int32_t> expected = alone(model, prompt, request_of(prompt).sampling, 16);
   Engine engine(model, {});
@@ -366,7 +371,7 @@ TEST(Engine, OnesErrorIsNotTheOthers) {
 
 // Products that throw stand for whatever may go wrong in a step.
 TEST(Engine, AStepThatFails) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   std::vector<std::vector<int32_t>> prompts, expected;
   for (uint32_t i = 0; i < 4; ++i) {
     prompts.push_back(random_tokens(20 + i, model.vocab_size(), i));
@@ -401,7 +406,7 @@ TEST(Engine, AStepThatFails) {
 }
 
 TEST(Engine, Logprobs) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::vector<int32_t> prompt = random_tokens(20, model.vocab_size(), 9);
   KvCache cache = model.make_cache();
   const std::vector<float> logits = model.forward(cache, prompt);
@@ -454,12 +459,14 @@ TEST(Engine, Embeddings) {
 }
 
 TEST(Engine, Draining) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   Engine engine(model, {});
   std::promise<void> begun, go;
   EngineRequest held = request_of({1, 2, 4}, 4000);
   held.on_token = held_at_first(begun, go);
-  Asked running(engine, request_of({1, 2, 3}, 50)), endless(engine, std::move(held));
+  EngineRequest other = request_of({1, 2, 3}, 50);
+  other.ignore_end = true;
+  Asked running(engine, std::move(other)), endless(engine, std::move(held));
   begun.get_future().wait();
   EXPECT_FALSE(engine.drain(0));
   EXPECT_HAS(error_of([&] { engine.submit(request_of({1, 2, 3})); }), "shutting down");
@@ -472,7 +479,7 @@ TEST(Engine, Draining) {
 }
 
 TEST(Engine, TheEndOfAnEngineIsTheEndOfItsRequests) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   std::vector<Asked> asked;
   {
     EngineOptions options;
