@@ -17,11 +17,12 @@
 
 namespace turboquant {
 
-inline LanguageModel load_for_engine(const std::string& name, const std::string& bits = "fp16", int64_t start = 0) {
+inline LanguageModel load_for_engine(const std::string& name, const std::string& bits = "fp16", int64_t start = 0,
+                                     int threads = 1) {
   LoadOptions options;
   options.kv.bits = bits;
   options.kv.start = start;
-  options.threads = 2;
+  options.threads = threads;
   return LanguageModel::load((kTestData / "micro" / name).string(), options);
 }
 

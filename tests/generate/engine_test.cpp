@@ -94,6 +94,11 @@ TEST(Engine, EachGetsWhatItWouldGetAlone) {
     }
 }
 
+TEST(Engine, OnSeveralThreads) {
+  LanguageModel model = load_for_engine("llama", "fp16", 0, 2);
+  expect_as_alone(model, random_wishes(6, model.vocab_size(), 6, 200), {}, 6, "two threads");
+}
+
 TEST(Engine, CachesThatAreCompressedLater) {
   for (const int64_t start : {int64_t{150}, KvCacheOptions::kAfterPrompt}) {
     LanguageModel model = load_for_engine("llama", "k4v3", start);
@@ -125,7 +130,7 @@ TEST(Engine, LittleMemory) {
 }
 
 TEST(Engine, GreedyTextIsThatOfGenerate) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::string prompt = "The quick brown fox jumps over the lazy dog";
   GenerateOptions options;
   options.temperature = 0;
@@ -141,7 +146,7 @@ TEST(Engine, GreedyTextIsThatOfGenerate) {
 }
 
 TEST(Engine, HowRequestsEnd) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::vector<int32_t> prompt = random_tokens(30, model.vocab_size(), 5);
   const std::vector<int32_t> expected = alone(model, prompt, request_of(prompt).sampling, 16);
   model.state().end_tokens = {expected[7]};
@@ -180,7 +185,7 @@ TEST(Engine, TheContextIsTheLimit) {
 }
 
 TEST(Engine, WhatIsRefused) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.kv_memory = 300000;  // a page of each of the 4 layers has 65536 bytes
   Engine engine(model, options);
@@ -208,7 +213,7 @@ TEST(Engine, WhatIsRefused) {
 }
 
 TEST(Engine, AFullQueueRefuses) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.parallel = 1;
   options.queue = 2;
@@ -240,7 +245,7 @@ TEST(Engine, AFullQueueRefuses) {
 
 // One client has a hundred requests, another comes with two: they do not wait for the hundred.
 TEST(Engine, ClientsTakeTurns) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.parallel = 1;
   Engine engine(model, options);
@@ -270,27 +275,34 @@ TEST(Engine, ClientsTakeTurns) {
   EXPECT_EQ(first.count("one"), 1u);
 }
 
+/// An on_token that says when the first token has come, and then holds the engine.
+std::function<bool(const EngineToken&)> held_at_first(std::promise<void>& begun, std::promise<void>& go) {
+  return [&begun, gone = go.get_future().share(), first = true](const EngineToken&) mutable {
+    if (std::exchange(first, false)) begun.set_value();
+    gone.wait();
+    return true;
+  };
+}
+
 TEST(Engine, CancellingFreesTheSlot) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.parallel = 1;
   Engine engine(model, options);
-  std::promise<void> begun;
-  EngineRequest endless = request_of({1, 2, 3}, 100000);
-  bool first = true;
-  endless.on_token = [&](const EngineToken&) {
-    if (std::exchange(first, false)) begun.set_value();
-    return true;
-  };
-  Asked running(engine, std::move(endless)), waiting(engine, request_of({4, 5}, 100000)),
+  std::promise<void> begun, go;
+  EngineRequest endless = request_of({1, 2, 3}, 1000);
+  endless.on_token = held_at_first(begun, go);
+  Asked running(engine, std::move(endless)), waiting(engine, request_of({4, 5}, 1000)),
       next(engine, request_of({6, 7}, 2));
   begun.get_future().wait();
   engine.cancel(waiting.id());
-  const Answer never = waiting.wait();
+  engine.cancel(running.id());
+  go.set_value();
+  const Answer never = waiting.wait(), stopped = running.wait();
   EXPECT_EQ(never.result.finish, Finish::cancelled);
   EXPECT_TRUE(never.tokens.empty());
-  engine.cancel(running.id());
-  EXPECT_EQ(running.wait().result.finish, Finish::cancelled);
+  EXPECT_EQ(stopped.result.finish, Finish::cancelled);
+  EXPECT_EQ(stopped.tokens.size(), 1u);  // within one step
   EXPECT_EQ(next.wait().tokens.size(), 2u);
   engine.cancel(next.id());  // has ended
   engine.cancel(12345);      // never was
@@ -317,7 +329,7 @@ class Allow final : public TokenConstraint {
 };
 
 TEST(Engine, Constraints) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   Engine engine(model, {});
   std::vector<Asked> asked;
   for (const float temperature : {0.0F, 1.0F, 5.0F}) {
@@ -339,7 +351,7 @@ TEST(Engine, Constraints) {
 }
 
 TEST(Engine, OnesErrorIsNotTheOthers) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::vector<int32_t> prompt = random_tokens(20, model.vocab_size(), 8);
   const std::vector<int32_t> expected = alone(model, prompt, request_of(prompt).sampling, 16);
   Engine engine(model, {});
@@ -359,7 +371,7 @@ TEST(Engine, OnesErrorIsNotTheOthers) {
 
 // Products that throw stand for whatever may go wrong in a step.
 TEST(Engine, AStepThatFails) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   std::vector<std::vector<int32_t>> prompts, expected;
   for (uint32_t i = 0; i < 4; ++i) {
     prompts.push_back(random_tokens(20 + i, model.vocab_size(), i));
@@ -394,7 +406,7 @@ TEST(Engine, AStepThatFails) {
 }
 
 TEST(Engine, Logprobs) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   const std::vector<int32_t> prompt = random_tokens(20, model.vocab_size(), 9);
   KvCache cache = model.make_cache();
   const std::vector<float> logits = model.forward(cache, prompt);
@@ -447,26 +459,40 @@ TEST(Engine, Embeddings) {
 }
 
 TEST(Engine, Draining) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   Engine engine(model, {});
-  Asked running(engine, request_of({1, 2, 3}, 50)), endless(engine, request_of({1, 2, 4}, 4000));
+  std::promise<void> begun, go;
+  EngineRequest held = request_of({1, 2, 4}, 4000);
+  held.on_token = held_at_first(begun, go);
+  EngineRequest other = request_of({1, 2, 3}, 50);
+  other.ignore_end = true;
+  Asked running(engine, std::move(other)), endless(engine, std::move(held));
+  begun.get_future().wait();
   EXPECT_FALSE(engine.drain(0));
   EXPECT_HAS(error_of([&] { engine.submit(request_of({1, 2, 3})); }), "shutting down");
   EXPECT_HAS(error_of([&] { engine.embed(std::vector<int32_t>{1, 2}); }), "shutting down");
-  EXPECT_EQ(running.wait().tokens.size(), 50u);
   engine.cancel(endless.id());
+  go.set_value();
+  EXPECT_EQ(running.wait().tokens.size(), 50u);
   EXPECT_TRUE(engine.drain(60));
   EXPECT_EQ(engine.statistics().running, 0);
 }
 
 TEST(Engine, TheEndOfAnEngineIsTheEndOfItsRequests) {
-  LanguageModel model = load_micro();
+  LanguageModel model = load_for_engine("llama");
   std::vector<Asked> asked;
   {
     EngineOptions options;
     options.parallel = 2;
     Engine engine(model, options);
-    for (int32_t i = 0; i < 6; ++i) asked.emplace_back(engine, request_of({1, 2, i}, 4000));
+    for (int32_t i = 0; i < 6; ++i) {
+      EngineRequest slow = request_of({1, 2, i}, 4000);
+      slow.on_token = [](const EngineToken&) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return true;
+      };
+      asked.emplace_back(engine, std::move(slow));
+    }
   }
   for (Asked& one : asked) EXPECT_EQ(one.wait().result.finish, Finish::cancelled);
 }

@@ -141,7 +141,8 @@ TEST(PrefixCache, AnEngineReadsWhatIsSharedOnce) {
         EXPECT_EQ(answer.ids(), expected[i]) << name << " " << bits << ", request " << i;
         cached += answer.result.cached_tokens;
       }
-      EXPECT_GE(cached, 3 * 1400) << name << " " << bits;
+      // The second may come too late for the first to keep its cache where they part, and then finds one before.
+      EXPECT_GE(cached, 1000 + 2 * 1400) << name << " " << bits;
       for (const size_t i : {4, 5, 5}) {
         const Answer answer = Asked(engine, request_of(prompts[i], 8)).wait();
         EXPECT_EQ(answer.ids(), expected[i]) << name << " " << bits << ", request " << i;
@@ -152,7 +153,7 @@ TEST(PrefixCache, AnEngineReadsWhatIsSharedOnce) {
       // A chat that goes on reads the answer again at most by its last token.
       const std::vector<int32_t> more = joined(joined(prompts[5], expected[5]), {1, 2, 3});
       EXPECT_GE(Asked(engine, request_of(more, 2)).wait().result.cached_tokens,
-                static_cast<int64_t>(prompts[5].size() + 7))
+                static_cast<int64_t>(prompts[5].size() + expected[5].size()) - 1)
           << name << " " << bits;
     }
 }
