@@ -310,9 +310,7 @@ void add_bench(CLI::App& app) {
   command->add_option("--prompt-tokens", options->prompt, "Prompt of the prefill")
       ->capture_default_str()
       ->check(at_least(1));
-  command->add_option("--tokens", options->tokens, "Tokens a decode run")
-      ->capture_default_str()
-      ->check(at_least(1));
+  command->add_option("--tokens", options->tokens, "Tokens a decode run")->capture_default_str()->check(at_least(1));
   command->add_option("--depth", options->depth, "Tokens in the cache before a decode run, of random content")
       ->capture_default_str()
       ->check(at_least(0));

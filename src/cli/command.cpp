@@ -242,7 +242,9 @@ int run_command(int argc, const char* const* argv) {
   add_plan(app);
   add_bench(app);
   add_logits(app);
+#ifdef TURBOQUANT_SERVER
   add_serve(app);
+#endif
   add_completion(app);
   app.parse_complete_callback([&] { set_up_messages(quiet); });
   install_interrupt_handler();

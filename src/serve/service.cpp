@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "models/summary.h"
 #include "serve/api_error.h"
 
 namespace turboquant {
@@ -21,13 +22,7 @@ Service::Service(LanguageModel& model, Engine& engine, ServiceOptions options)
       vocab_size_(model.vocab_size()),
       max_context_(model.max_context()),
       created_(unix_time()),
-      parameters_(0) {
-  for (const TensorInfo& tensor : model.state().checkpoint->tensors()) {
-    int64_t elements = 1;
-    for (const int64_t size : tensor.shape) elements *= size;
-    parameters_ += elements;
-  }
-}
+      parameters_(static_cast<int64_t>(summarize(*model.state().checkpoint).all.weights)) {}
 
 void Service::message(const std::string& line) const {
   if (options_.on_message) options_.on_message(line);

@@ -60,9 +60,9 @@ fn special(token: &str) -> Vec<u8> {
 /// JSON in one line, unless the schema itself says otherwise: a model could write spaces for ever.
 fn compact(schema: &mut Value) {
     if let Value::Object(members) = schema {
-        members.entry("x-guidance").or_insert_with(
-            || json!({"whitespace_flexible": false, "key_separator": ": ", "item_separator": ", "}),
-        );
+        members
+            .entry("x-guidance")
+            .or_insert_with(|| json!({"whitespace_flexible": false, "key_separator": ": ", "item_separator": ", "}));
     }
 }
 
