@@ -202,7 +202,8 @@ def main():
     extra = ["--timeout", "2", "--shutdown-timeout", "60"] if options.faults else []
 
     def start_server():
-        server = ServerProcess(options.command, options.model, "--parallel", options.parallel, *extra, *options.options)
+        server = ServerProcess(
+            options.command, options.model, "--parallel", options.parallel, *extra, *options.options, threads=None)
         return server, openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=600)
 
     server, client = start_server()

@@ -17,12 +17,14 @@ CHAT_TEMPLATE = (
 
 
 class ServerProcess:
-    """Started at once, ready when the constructor returns."""
+    """Started at once, ready when the constructor returns. `threads`: one keeps a small model fast on a busy machine."""
 
-    def __init__(self, command, model, *options, folder=None):
+    def __init__(self, command, model, *options, folder=None, threads=1):
         arguments = [str(command), "serve", "--model", str(model), *map(str, options)]
         if "--port" not in arguments:
             arguments += ["--port", "0"]
+        if threads is not None:
+            arguments += ["--threads", str(threads)]
         if folder is not None:
             template = Path(folder) / "template.jinja"
             template.write_text(CHAT_TEMPLATE)
@@ -34,7 +36,7 @@ class ServerProcess:
         line = self.process.stdout.readline()
         if not line.startswith("listening on http://"):
             self.process.kill()
-            self._reader.join()
+            self._close()
             raise RuntimeError(f"the server did not start: {line!r} {self.log}")
         self.url = line.split()[-1]
         self.host, _, port = self.url.removeprefix("http://").rpartition(":")
@@ -71,12 +73,16 @@ class ServerProcess:
                 return int(line.split()[1]) << 10
         raise RuntimeError("no VmRSS")
 
-    def stop(self, timeout=60):
+    def stop(self, timeout=120):
         """SIGTERM; the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         code = self.process.wait(timeout)
+        self._close()
+        return code
+
+    def _close(self):
+        self.process.wait()
         self._reader.join()
         self.process.stdout.close()
         self.process.stderr.close()
-        return code
