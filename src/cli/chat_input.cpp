@@ -20,7 +20,7 @@ Input command(std::string_view line) {
 Line quoted(const LineSource& source, std::string_view first) {
   std::string text(first.substr(kQuotes.size()));
   while (!trimmed(text).ends_with(kQuotes)) {
-    const Line next = source(kContinued);
+    Line next = source(kContinued);
     if (next.kind == Line::Kind::interrupted) return next;
     if (next.kind == Line::Kind::end) return {Line::Kind::text, std::string(trimmed(text))};
     text += "\n" + next.text;
@@ -33,7 +33,7 @@ Line quoted(const LineSource& source, std::string_view first) {
 Line continued(const LineSource& source, std::string text) {
   while (text.ends_with('\\')) {
     text.back() = '\n';
-    const Line next = source(kContinued);
+    Line next = source(kContinued);
     if (next.kind == Line::Kind::interrupted) return next;
     if (next.kind == Line::Kind::end) break;
     text += next.text;

@@ -53,7 +53,7 @@ struct Generation::Channel {
   }
 };
 
-Generation::Generation(Service& service, GenerationRequest request)
+Generation::Generation(Service& service, const GenerationRequest& request)
     : service_(service),
       channel_(std::make_shared<Channel>()),
       prompt_tokens_(static_cast<int64_t>(request.prompt.size())) {

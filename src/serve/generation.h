@@ -52,7 +52,7 @@ class ClientGone : public ApiError {
 class Generation {
  public:
   /// Hands its choices over to the engine. QueueFull, UsageError, Error of Engine::submit().
-  Generation(Service& service, GenerationRequest request);
+  Generation(Service& service, const GenerationRequest& request);
   /// Cancels what still runs.
   ~Generation();
   Generation(const Generation&) = delete;
