@@ -10,7 +10,7 @@ function(turboquant_headers name)
   cmake_parse_arguments(PRECOMPILED "" "" "LIBRARIES;HEADERS" ${ARGN})
   file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp CONTENT "// Only its precompiled headers matter.\n")
   add_library(${name} OBJECT ${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp)
-  target_link_libraries(${name} PRIVATE ${fmt_library} nlohmann_json::nlohmann_json ${PRECOMPILED_LIBRARIES})
+  target_link_libraries(${name} PRIVATE fmt::fmt nlohmann_json::nlohmann_json ${PRECOMPILED_LIBRARIES})
   target_precompile_headers(${name} PRIVATE ${standard_headers} ${PRECOMPILED_HEADERS})
 endfunction()
 
