@@ -203,7 +203,8 @@ def main():
 
     def start_server():
         server = ServerProcess(
-            options.command, options.model, "--parallel", options.parallel, *extra, *options.options, threads=None)
+            options.command, options.model, "--parallel", options.parallel, *extra, *options.options, threads=None
+        )
         return server, openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=600)
 
     server, client = start_server()

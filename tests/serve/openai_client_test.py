@@ -34,6 +34,7 @@ import openai  # noqa: E402
 from server_process import ServerProcess  # noqa: E402
 
 COMMAND, DATA = (Path(argument).resolve() for argument in sys.argv[1:3])
+NO_END = {"0": -100}  # the model's end token
 MICRO = DATA / "micro" / "llama"
 CHAT = [{"role": "user", "content": "Why is the sky blue?"}]
 WEATHER = {
@@ -115,19 +116,23 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(caught.exception.code, "invalid_api_key")
 
     def test_a_chat(self):
-        answer = self.chat(temperature=0)
+        answer = self.chat(temperature=0, logit_bias=NO_END)
         self.assertEqual(answer.object, "chat.completion")
         self.assertEqual(answer.choices[0].message.role, "assistant")
         self.assertEqual(answer.usage.total_tokens, answer.usage.prompt_tokens + answer.usage.completion_tokens)
         self.assertEqual(answer.usage.completion_tokens, 12)
         self.assertEqual(answer.choices[0].finish_reason, "length")
-        again = self.chat(temperature=0)
+        again = self.chat(temperature=0, logit_bias=NO_END)
         self.assertEqual(again.choices[0].message.content, answer.choices[0].message.content)
         self.assertGreater(again.usage.prompt_tokens_details.cached_tokens, 0)
 
     def test_a_stream_is_the_same(self):
-        answer = self.chat(temperature=0, max_tokens=40)
-        chunks = list(self.chat(temperature=0, max_tokens=40, stream=True, stream_options={"include_usage": True}))
+        answer = self.chat(temperature=0, logit_bias=NO_END, max_tokens=40)
+        chunks = list(
+            self.chat(
+                temperature=0, logit_bias=NO_END, max_tokens=40, stream=True, stream_options={"include_usage": True}
+            )
+        )
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         self.assertEqual(text, answer.choices[0].message.content)
         self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
@@ -282,7 +287,7 @@ class BusyTest(unittest.TestCase):
         def ask():
             try:
                 client.completions.create(
-                    model="llama", prompt="The sky", max_tokens=300, temperature=0, logit_bias={"0": -100}
+                    model="llama", prompt="The sky", max_tokens=300, temperature=0, logit_bias=NO_END
                 )
             except openai.RateLimitError as error:
                 caught.append(error)
