@@ -56,7 +56,7 @@ Json empty_logprobs() {
 
 void add_logprob(Json& logprobs, const TokenText& token, size_t& offset) {
   Json top = Json::object();
-  for (const auto& [bytes, logprob] : token.top) top[printable(bytes)] = logprob;
+  for (const auto& [bytes, logprob] : token.top) top.emplace(printable(bytes), logprob);  // the likeliest of a spelling
   logprobs["tokens"].push_back(printable(token.bytes));
   logprobs["token_logprobs"].push_back(token.logprob);
   logprobs["top_logprobs"].push_back(std::move(top));

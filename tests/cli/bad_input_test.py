@@ -10,6 +10,7 @@ may come before the error; the error is the last line of standard error and the 
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
 import tempfile
 
