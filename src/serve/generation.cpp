@@ -134,7 +134,7 @@ std::optional<GenerationEvent> Generation::next(const Connection& connection) {
         service_.metrics().add_disconnect();
         throw ClientGone();
       }
-      if (service_.aborted()) throw shutting_down();
+      if (service_.aborted()) cancel();  // what has ended by itself is still told
     }
     std::optional<GenerationEvent> event = channel_->take(kLook);
     if (!event) continue;
