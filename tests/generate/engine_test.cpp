@@ -85,7 +85,7 @@ TEST(Engine, EachGetsWhatItWouldGetAlone) {
   for (const char* name : {"llama", "gpt_oss", "qwen3_5"})
     for (const char* bits : {"fp16", "k4v3"}) {
       LanguageModel model = load_for_engine(name, bits);
-      const std::vector<Wish> wishes = random_wishes(20, model.vocab_size(), 1);
+      const std::vector<Wish> wishes = random_wishes(kSanitized ? 4 : 20, model.vocab_size(), 1);
       EngineOptions options;
       expect_as_alone(model, wishes, options, 1, std::string(name) + " " + bits);
       options.parallel = 3;
@@ -102,7 +102,7 @@ TEST(Engine, OnSeveralThreads) {
 TEST(Engine, CachesThatAreCompressedLater) {
   for (const int64_t start : {int64_t{150}, KvCacheOptions::kAfterPrompt}) {
     LanguageModel model = load_for_engine("llama", "k4v3", start);
-    expect_as_alone(model, random_wishes(16, model.vocab_size(), 2, 500), {}, 3, "start " + std::to_string(start));
+    expect_as_alone(model, random_wishes(kSanitized ? 3 : 16, model.vocab_size(), 2, 500), {}, 3, "start " + std::to_string(start));
   }
 }
 
@@ -110,7 +110,7 @@ TEST(Engine, WithoutAPrefixCache) {
   LanguageModel model = load_for_engine("llama");
   EngineOptions options;
   options.prefix_cache = false;
-  expect_as_alone(model, random_wishes(12, model.vocab_size(), 3), options, 4, "no prefix cache");
+  expect_as_alone(model, random_wishes(kSanitized ? 4 : 12, model.vocab_size(), 3), options, 4, "no prefix cache");
 }
 
 // Memory for about three of the texts: the others wait, or give back what they have and read it again.
