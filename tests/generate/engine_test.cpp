@@ -102,7 +102,8 @@ TEST(Engine, OnSeveralThreads) {
 TEST(Engine, CachesThatAreCompressedLater) {
   for (const int64_t start : {int64_t{150}, KvCacheOptions::kAfterPrompt}) {
     LanguageModel model = load_for_engine("llama", "k4v3", start);
-    expect_as_alone(model, random_wishes(kSanitized ? 3 : 16, model.vocab_size(), 2, 500), {}, 3, "start " + std::to_string(start));
+    expect_as_alone(model, random_wishes(kSanitized ? 3 : 16, model.vocab_size(), 2, 500), {}, 3,
+                    "start " + std::to_string(start));
   }
 }
 
