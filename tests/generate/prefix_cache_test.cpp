@@ -126,7 +126,7 @@ TEST(PrefixCache, GivesUpWhatWasNotUsedForLongest) {
 TEST(PrefixCache, AnEngineReadsWhatIsSharedOnce) {
   for (const char* name : {"llama", "gpt_oss", "qwen3_5"})
     for (const char* bits : {"fp16", "k4v3"}) {
-      if (kSanitized && std::string_view(bits) == "fp16") continue;
+      if (kSanitized && (std::string_view(bits) == "fp16" || std::string_view(name) != "gpt_oss")) continue;
       LanguageModel model = load_for_engine(name, bits);
       const std::vector<int32_t> shared = random_tokens(1500, model.vocab_size(), 1);
       std::vector<std::vector<int32_t>> prompts, expected;
