@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 #include <set>
+#include <string_view>
 #include <thread>
 
 #include "generate/engine_support.h"
