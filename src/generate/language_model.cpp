@@ -159,10 +159,7 @@ KvCache LanguageModel::load_cache(const std::string& path) const {
 }
 
 std::vector<float> LanguageModel::forward(KvCache& cache, const std::vector<int32_t>& tokens) {
-  if (cache.state().model != state_) throw Error("the cache is of another model");
-  if (tokens.empty()) throw UsageError("no tokens to read");
-  const Tensor logits = cache.state().read(tokens);
-  return {logits.data<float>(), logits.data<float>() + logits.elements()};
+  return forward(cache, tokens, 1);
 }
 
 std::vector<float> LanguageModel::forward(KvCache& cache, std::span<const int32_t> tokens, int64_t rows) {
