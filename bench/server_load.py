@@ -1,45 +1,25 @@
 #!/usr/bin/env python3
 """`turboquant serve` under load: many clients of OpenAI's own package at once, with requests of mixed lengths.
 
-    bench/server_load.py --model MODEL [--clients 32] [--requests 256] [--parallel 32] [-- SERVER'S OPTIONS]
-    bench/server_load.py --model MODEL --faults [--requests 100]
+    bench/server_load.py --model MODEL [--clients 32] [--requests 200] [--parallel 32] [-- SERVER'S OPTIONS]
+    bench/server_load.py --model MODEL --prompts [-- SERVER'S OPTIONS]
+    bench/server_load.py --model MODEL --schemas [--requests 200]
 
-The first form asks each question once alone, then all of them from all clients, and fails unless every greedy answer
-is the one that it was alone. It prints tokens a second beside one client's, latencies, and memory. The second form
-breaks connections, sends nonsense and stops the server under load; after each of it a good request must be answered
-correctly. Exit code 1 if anything was wrong.
+The first form asks each question once alone, then, a server later, all of them from all clients, and fails unless every
+greedy answer is the one that it was alone. It prints tokens a second beside one client's, latencies, and memory. The
+second measures what a long prompt costs: with and without a beginning that is known, and in another's stream. The third
+checks answers at temperature 1 against the schemas that they were asked with. Exit code 1 if anything was wrong.
 """
 
-import argparse
 import concurrent.futures
 import json
 import random
-import socket
+import statistics
 import sys
+import threading
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests/serve"))
-
-from environment import commit, enter_environment, processor_name  # noqa: E402
-
-PACKAGES = ("openai==3.57.0", "jsonschema==4.26.0")
-WORDS = "river stone cloud music seven garden winter letter market silver bridge summer window forest paper train".split()
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--command", default=ROOT / "build/release/turboquant", type=Path)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--alone", type=int, default=24, help="requests of the single client that speed is compared with")
-    parser.add_argument("--parallel", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--faults", action="store_true")
-    parser.add_argument("options", nargs="*", help="the server's, behind --")
-    return parser.parse_args()
+from server_client import WORDS, ask, begin, make_parser, running_server
 
 
 def make_requests(count, seed):
@@ -55,29 +35,6 @@ def make_requests(count, seed):
     return requests
 
 
-def ask(client, request):
-    """Text, tokens, seconds to the first piece (of a stream), seconds between the others."""
-    start = last = time.monotonic()
-    options = {"model": "default_model", "temperature": 0, **request}
-    if not request["stream"]:
-        answer = client.completions.create(**options)
-        return answer.choices[0].text, answer.usage.completion_tokens, None, []
-    text, tokens, first, gaps = "", 0, None, []
-    for chunk in client.completions.create(stream_options={"include_usage": True}, **options):
-        now = time.monotonic()
-        if chunk.usage:
-            tokens = chunk.usage.completion_tokens
-        if not chunk.choices or not chunk.choices[0].text:
-            continue
-        text += chunk.choices[0].text
-        if first is None:
-            first = now - start
-        else:
-            gaps.append(now - last)
-        last = now
-    return text, tokens, first, gaps
-
-
 def percentiles(values):
     ordered = sorted(values)
     if not ordered:
@@ -85,137 +42,137 @@ def percentiles(values):
     return " / ".join(f"{1e3 * ordered[min(int(len(ordered) * p), len(ordered) - 1)]:.0f}" for p in (0.5, 0.95, 0.99))
 
 
-def load(options, server, client):
+def all_at_once(client, requests, clients, on_done=lambda count: None):
+    """Answers in the requests' order."""
+    answers = []
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        for answer in pool.map(lambda request: ask(client, request), requests):
+            answers.append(answer)
+            on_done(len(answers))
+    return answers
+
+
+def load(options):
     requests = make_requests(options.requests, options.seed)
-    alone = [dict(request) for request in requests]
-    start, tokens, expected = time.monotonic(), 0, []
-    single = None
-    for number, request in enumerate(alone):
-        text, count, _, _ = ask(client, request)
-        expected.append(text)
-        tokens += count
-        if number + 1 == min(options.alone, len(alone)):
-            single = tokens / (time.monotonic() - start)
-    server_memory = []
-    start, tokens, firsts, gaps, wrong, done = time.monotonic(), 0, [], [], 0, 0
-    with concurrent.futures.ThreadPoolExecutor(options.clients) as pool:
-        for text, (answer, count, first, between) in zip(expected, pool.map(lambda r: ask(client, r), requests)):
-            done += 1
-            tokens += count
-            wrong += answer != text
-            firsts += [first] if first is not None else []
-            gaps += between
-            if done in (min(100, len(requests)), len(requests)):
-                server_memory.append(server.memory_bytes())
-    speed = tokens / (time.monotonic() - start)
-    print(f"{processor_name()}, commit {commit()}, {Path(options.model).name}")
+    speeds, results, memory = [], [], []
+    for clients in (1, options.clients):
+        with running_server(options) as (server, client):
+
+            def watch(count, server=server):
+                if count == min(100, len(requests)):
+                    memory.append(server.memory_bytes())
+
+            start = time.monotonic()
+            results.append(all_at_once(client, requests, clients, watch))
+            speeds.append(sum(answer[1] for answer in results[-1]) / (time.monotonic() - start))
+            memory.append(server.memory_bytes())
+    wrong = sum(alone[0] != together[0] for alone, together in zip(*results))
+    growth = memory[3] / memory[2] - 1
     print(f"{len(requests)} requests of {options.clients} clients, {options.parallel} at once: {wrong} answers differ")
-    print(f"tokens a second      {speed:.1f}; one client alone {single:.1f}: {speed / single:.2f} times")
-    print(f"first token, ms      {percentiles(firsts)}   (p50 / p95 / p99)")
-    print(f"between tokens, ms   {percentiles(gaps)}")
-    print(f"memory, MB           {server_memory[0] / 1e6:.0f} after 100 requests, {server_memory[-1] / 1e6:.0f} at the end")
-    return wrong == 0
+    print(f"tokens a second      {speeds[1]:.1f}; one client {speeds[0]:.1f}: {speeds[1] / speeds[0]:.2f} times")
+    for clients, answers in zip((1, options.clients), results):
+        firsts = [answer[2] for answer in answers if answer[2] is not None]
+        gaps = [gap for answer in answers for gap in answer[3]]
+        print(f"{clients:2} clients' first token {percentiles(firsts)} ms, between tokens {percentiles(gaps)} ms (p50 / p95 / p99)")
+    print(f"memory               {memory[2] / 1e6:.0f} MB after 100 requests, {memory[3] / 1e6:.0f} MB at the end: {growth:+.1%}")
+    return wrong == 0 and growth <= 0.05
 
 
-def bytes_of(body, *headers, path="/v1/completions"):
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(data)}", *headers]
-    return "\r\n".join(head).encode() + b"\r\n\r\n" + data
+def a_text(source, words):
+    return " ".join(source.choices(WORDS, k=words))
 
 
-def send(server, data, pause=0.0, close=socket.SHUT_RDWR, wait=0.0):
-    """Sends, in two halves with a pause between, and goes after `wait` seconds."""
-    try:
-        with server.connect(30) as connection:
-            connection.sendall(data[: len(data) // 2])
-            time.sleep(pause)
-            connection.sendall(data[len(data) // 2 :])
-            if close == socket.SHUT_WR:
-                connection.shutdown(close)
-            connection.settimeout(wait or 0.01)
-            while connection.recv(65536):
-                pass
-    except OSError:
-        pass
+def first_token(client, prompt):
+    return ask(client, {"prompt": prompt, "max_tokens": 4, "stream": True})[2]
 
 
-def faults(options, server, client, start_server):
+def prompts(options):
+    """What a prompt of 1,500 tokens costs, first those who know its beginning, then those whose stream it meets."""
     source = random.Random(options.seed)
-    question = {"prompt": "The river and the bridge", "max_tokens": 24, "stream": False}
-    expected = ask(client, question)[0]
-    long_body = {"prompt": "river " * 400, "max_tokens": 400, "temperature": 0}
-    kinds = {
-        "a stream's client goes": lambda: send(server, bytes_of({**long_body, "stream": True}), wait=source.random()),
-        "a client goes": lambda: send(server, bytes_of(long_body), wait=source.random()),
-        "half a request": lambda: send(server, bytes_of(long_body)[:-10], wait=0.1),
-        "a half-closed connection": lambda: send(server, bytes_of(long_body), close=socket.SHUT_WR, wait=0.2),
-        "a slow sender": lambda: send(server, bytes_of(long_body)[:-1], pause=0.5, wait=3),
-        "JSON that is none": lambda: send(server, bytes_of(b'{"prompt": "a", '), wait=1),
-        "wrong types": lambda: send(server, bytes_of({"prompt": {"a": []}, "max_tokens": "x"}), wait=1),
-        "huge numbers": lambda: send(server, bytes_of(b'{"prompt": "a", "max_tokens": 1e400, "seed": 1' + b"0" * 400 + b"}"), wait=1),
-        "deep nesting": lambda: send(server, bytes_of(b'{"prompt": ' + b"[" * 10**6 + b"}"), wait=1),
-        "invalid UTF-8": lambda: send(server, bytes_of(b'{"prompt": "\xff\xc0\x80"}'), wait=1),
-        "an oversized body": lambda: send(server, bytes_of(b" " * (20 << 20)), wait=1),
-        "no HTTP": lambda: send(server, source.randbytes(2000), wait=0.2),
-    }
-    good = True
+    common = a_text(source, 1490)
+    questions = [f"{common} {a_text(source, 8)}" for _ in range(options.clients)]
+    medians = {}
+    for name, extra in (("without", ["--no-prefix-cache"]), ("with", [])):
+        with running_server(options, *extra) as (server, client):
+            tokens = len(server.request("POST", "/tokenize", {"content": common})[2]["tokens"])
+            warm = [first_token(client, a_text(source, 60)) for _ in range(3)]
+            assert min(warm) > 0
+            if not extra:
+                first_token(client, questions[0])
+            alone = [first_token(client, question) for question in questions[1:8]]
+            with concurrent.futures.ThreadPoolExecutor(options.clients) as pool:
+                together = list(pool.map(lambda question, client=client: first_token(client, question), questions))
+            medians[name] = statistics.median(alone), statistics.median(together)
+            print(f"first token after {tokens} shared tokens, {name} prefix cache: {1e3 * medians[name][0]:.0f} ms alone, "
+                  f"{1e3 * medians[name][1]:.0f} ms of {options.clients} clients at once (medians)")
+    ratios = [known / unknown for known, unknown in zip(medians["with"], medians["without"])]
+    print(f"with / without: {ratios[0]:.3f} alone, {ratios[1]:.3f} at once")
+    longest = stall(options, source)
+    return max(ratios) <= 0.2 and longest <= 0.2
 
-    def check(what):
-        nonlocal good
-        answer = ask(client, question)[0]
-        if answer != expected:
-            print(f"FAIL  after {what}: {answer!r} instead of {expected!r}")
-            good = False
 
-    for number in range(options.requests):
-        kind = list(kinds)[number % len(kinds)]
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _, k=kind: kinds[k](), range(source.randint(1, 4))))
-        check(kind)
-    deadline = time.monotonic() + 10
-    while server.metric("requests_running") + server.metric("requests_waiting") > 0 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if server.metric("requests_running") > 0:
-        print("FAIL  requests of clients that have gone still run")
-        good = False
-    for _ in range(3):
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            jobs = [pool.submit(send, server, bytes_of({**long_body, "stream": True}), wait=60) for _ in range(16)]
-            time.sleep(source.random())
-            code = server.stop(120)
-            concurrent.futures.wait(jobs)
-        if code != 0:
-            print(f"FAIL  exit code {code} after SIGTERM under load")
-            good = False
-        server, client = start_server()
-        check("SIGTERM under load")
-    print(f"{options.requests} faults of {len(kinds)} kinds and 3 ends under load: {'all well' if good else 'FAILED'}")
-    return good, server
+def stall(options, source):
+    """How much longer than usual another's stream waits for its next token while prompts of 1,500 tokens are read."""
+    with running_server(options) as (_, client):
+        times = []
+
+        def stream():
+            story = {"prompt": "The river", "max_tokens": 1500, "temperature": 0, "extra_body": {"ignore_eos": True}}
+            for chunk in client.completions.create(model="default_model", stream=True, **story):
+                if chunk.choices and chunk.choices[0].text:
+                    times.append(time.monotonic())
+
+        streaming = threading.Thread(target=stream)
+        streaming.start()
+        while len(times) < 50:
+            time.sleep(0.05)
+        usual = statistics.median(b - a for a, b in zip(times, times[1:]))
+        begins = len(times)
+        for _ in range(5):
+            first_token(client, a_text(source, 1490))
+            time.sleep(5 * usual)
+        met = [b - a for a, b in zip(times[begins:], times[begins + 1 :])]
+        streaming.join()
+    print(f"a stream's tokens come every {1e3 * usual:.1f} ms; while 5 such prompts are read p50 {1e3 * statistics.median(met):.1f} "
+          f"ms, longest {1e3 * max(met):.0f} ms")
+    return max(met) - usual
+
+
+def schemas(options):
+    import jsonschema
+    from schemas import SCHEMAS
+
+    valid = 0
+    with running_server(options) as (_, client):
+
+        def answer(number):
+            schema = SCHEMAS[number % len(SCHEMAS)]
+            form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+            messages = [{"role": "user", "content": f"Tell me something of {WORDS[number % len(WORDS)]}, as JSON."}]
+            choice = client.chat.completions.create(
+                model="default_model", messages=messages, response_format=form, temperature=1, seed=number, max_tokens=400
+            ).choices[0]
+            try:
+                jsonschema.validate(json.loads(choice.message.content), schema)
+            except (ValueError, jsonschema.ValidationError) as error:
+                print(f"FAIL  {choice.finish_reason} {choice.message.content!r}: {str(error).splitlines()[0]}")
+                return False
+            return True
+
+        with concurrent.futures.ThreadPoolExecutor(options.clients) as pool:
+            valid = sum(pool.map(answer, range(options.requests)))
+    print(f"{valid} of {options.requests} answers at temperature 1 keep to their schemas ({len(SCHEMAS)})")
+    return valid == options.requests
 
 
 def main():
-    options = arguments()
-    enter_environment(ROOT / "build/openai-env", PACKAGES)
-    import openai
-    from server_process import ServerProcess
-
-    extra = ["--timeout", "2", "--shutdown-timeout", "60"] if options.faults else []
-
-    def start_server():
-        server = ServerProcess(
-            options.command, options.model, "--parallel", options.parallel, *extra, *options.options, threads=None
-        )
-        return server, openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=600)
-
-    server, client = start_server()
-    try:
-        if options.faults:
-            good, server = faults(options, server, client, start_server)
-        else:
-            good = load(options, server, client)
-    finally:
-        server.stop(120)
-    sys.exit(0 if good else 1)
+    parser = make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=32)
+    modes = parser.add_mutually_exclusive_group()
+    for mode in (prompts, schemas):
+        modes.add_argument(f"--{mode.__name__}", dest="mode", action="store_const", const=mode)
+    options = begin(parser)
+    sys.exit(0 if (options.mode or load)(options) else 1)
 
 
 if __name__ == "__main__":

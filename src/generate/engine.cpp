@@ -7,6 +7,7 @@
 #include <cmath>
 #include <condition_variable>
 #include <deque>
+#include <filesystem>
 #include <future>
 #include <mutex>
 #include <optional>
@@ -24,6 +25,10 @@ void check_options(const EngineOptions& options) {
   if (options.queue < 0) throw UsageError(fmt::format("--queue {}: must be 0 or more", options.queue));
   if (options.prefill_chunk < 0)
     throw UsageError(fmt::format("--prefill-chunk {}: must be 0 (by speed) or more", options.prefill_chunk));
+  // Said now, not when it is to be written to.
+  std::error_code failed;
+  if (!options.prompt_cache_dir.empty()) std::filesystem::create_directories(options.prompt_cache_dir, failed);
+  if (failed) throw Error(fmt::format("--prompt-cache-dir {}: {}", options.prompt_cache_dir, failed.message()));
 }
 
 struct EmbeddingJob {

@@ -111,6 +111,7 @@ ChatPrompt prepare_chat(Service& service, const ChatRequest& request) {
   generation.logprobs = request.parameters.logprobs;
   generation.choices = request.parameters.choices;
   generation.stop = request.parameters.stop;
+  generation.ignore_end = request.parameters.ignore_end;
   return result;
 }
 

@@ -154,6 +154,7 @@ void answer_completion(Service& service, const httplib::Request& request, httpli
   generation.logprobs = static_cast<int>(logprobs.value_or(-1));
   generation.choices = parameters.choices;
   generation.stop = parameters.stop;
+  generation.ignore_end = parameters.ignore_end;
   generation.client = client_of(request);
   constrain(service, fields, generation);
 

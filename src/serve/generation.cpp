@@ -81,6 +81,7 @@ void Generation::submit(const GenerationRequest& request, int choice) {
   if (job.sampling.seed) *job.sampling.seed += static_cast<uint64_t>(choice);
   job.max_tokens = request.max_tokens;
   job.logprobs = request.logprobs;
+  job.ignore_end = request.ignore_end;
   job.client = request.client;
   if (request.constraint) job.constraint = request.constraint();
   job.on_token = [writer, choice, wanted = request.logprobs >= 0, channel = channel_,

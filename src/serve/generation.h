@@ -24,6 +24,7 @@ struct GenerationRequest {
   int logprobs = -1;
   int choices = 1;
   std::vector<std::string> stop;
+  bool ignore_end = false;                                       // end tokens are tokens like any other
   bool show_special = false;                                     // special tokens are text like any other
   std::string client;                                            // whose turn it is
   std::function<std::unique_ptr<TokenConstraint>()> constraint;  // one a choice

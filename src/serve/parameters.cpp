@@ -67,6 +67,7 @@ Parameters parse_parameters(const Fields& body, int64_t vocab_size) {
   if (const auto most = body.integer("max_completion_tokens", 0, kMostTokens)) result.max_tokens = most;
   result.stop = parse_stop(body);
   result.choices = static_cast<int>(body.integer("n", 1, kMostChoices).value_or(1));
+  result.ignore_end = body.boolean("ignore_eos").value_or(false);
   result.stream = body.boolean("stream").value_or(false);
   if (const Json* options = body.object("stream_options"))
     result.include_usage = Fields(*options, "stream_options.").boolean("include_usage").value_or(false);

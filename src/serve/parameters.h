@@ -19,12 +19,13 @@ struct Parameters {
   std::vector<std::string> stop;
   int choices = 1;    // n
   int logprobs = -1;  // -1: none
+  bool ignore_end = false;
   bool stream = false;
   bool include_usage = false;
 };
 
-/// OpenAI's members, and top_k, min_p and repetition_penalty (or repeat_penalty) as other servers have them. Logprobs
-/// are read by the two who have them in different forms. ApiError 400.
+/// OpenAI's members, and top_k, min_p, repetition_penalty (or repeat_penalty) and ignore_eos as other servers have
+/// them. Logprobs are read by the two who have them in different forms. ApiError 400.
 Parameters parse_parameters(const Fields& body, int64_t vocab_size);
 
 }  // namespace turboquant

@@ -215,15 +215,18 @@ TEST(PrefixCache, SurvivesARestart) {
       }
       ASSERT_EQ(messages.size(), files);
       EXPECT_HAS(messages.front(), "prompt cache: ");
-      // Nor does a folder that cannot be.
+      // Nor does a folder that goes away meanwhile; one that cannot be is told at once.
       messages.clear();
-      std::ofstream(folder / "file") << "x";
       options.prompt_cache_dir = (folder / "file" / "below").string();
       {
         Engine engine(model, options);
         EXPECT_EQ(Asked(engine, request_of(prompt)).wait().ids(), expected);
+        std::filesystem::remove_all(folder / "file");
+        std::ofstream(folder / "file") << "x";
       }
       EXPECT_FALSE(messages.empty());
+      EXPECT_HAS(error_of([&] { Engine(model, options); }), "--prompt-cache-dir ");
+      std::filesystem::remove(folder / "file");
     }
 }
 

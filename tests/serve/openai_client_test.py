@@ -31,6 +31,7 @@ except (OSError, subprocess.CalledProcessError):
 
 import jsonschema  # noqa: E402
 import openai  # noqa: E402
+from schemas import SCHEMAS  # noqa: E402
 from server_process import ServerProcess  # noqa: E402
 
 COMMAND, DATA = (Path(argument).resolve() for argument in sys.argv[1:3])
@@ -51,37 +52,6 @@ WEATHER = {
     },
 }
 TIME = {"type": "function", "function": {"name": "time"}}
-SCHEMAS = (
-    {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "maxLength": 12},
-            "age": {"type": "integer", "minimum": 0, "maximum": 130},
-            "pets": {"type": "array", "items": {"enum": ["cat", "dog", "eel"]}, "maxItems": 3},
-        },
-        "required": ["name", "age", "pets"],
-        "additionalProperties": False,
-    },
-    {
-        "type": "object",
-        "properties": {
-            "kind": {"const": "point"},
-            "at": {"$ref": "#/$defs/pair"},
-            "note": {"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 5}]},
-        },
-        "required": ["kind", "at", "note"],
-        "additionalProperties": False,
-        "$defs": {
-            "pair": {
-                "type": "object",
-                "properties": {"x": {"type": "boolean"}, "y": {"type": "boolean"}},
-                "required": ["x", "y"],
-                "additionalProperties": False,
-            }
-        },
-    },
-    {"type": "array", "items": {"type": "string", "pattern": "^[a-z]{2,4}-[0-9]{2}$"}, "minItems": 1, "maxItems": 3},
-)
 
 
 class ClientTest(unittest.TestCase):
@@ -98,6 +68,13 @@ class ClientTest(unittest.TestCase):
 
     def complete(self, **options):
         return self.client.completions.create(**{"model": "micro", "prompt": "The sky is", "max_tokens": 12, **options})
+
+    def test_end_tokens_that_are_ignored(self):
+        for ask in (self.chat, self.complete):
+            options = {"temperature": 0, "logit_bias": {"0": 100}, "max_tokens": 7}
+            self.assertEqual(ask(**options).usage.completion_tokens, 0)
+            answer = ask(**options, extra_body={"ignore_eos": True})
+            self.assertEqual((answer.usage.completion_tokens, answer.choices[0].finish_reason), (7, "length"))
 
     def test_models(self):
         self.assertEqual([model.id for model in self.client.models.list()], ["micro"])

@@ -99,7 +99,7 @@ TEST(ChatRequest, WrongMembersAreNamed) {
 TEST(ChatRequest, Parameters) {
   const Parameters parameters = chat(R"(, "temperature": 0, "top_p": 0.5, "top_k": 7, "min_p": 0.1, "seed": -3,
       "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.1, "max_completion_tokens": 9, "n": 2,
-      "stop": ["a", "", "b"], "logprobs": true, "top_logprobs": 4, "logit_bias": {"17": -100}, "stream": true,
+      "stop": ["a", "", "b"], "logprobs": true, "top_logprobs": 4, "logit_bias": {"17": -100}, "stream": true, "ignore_eos": true,
       "stream_options": {"include_usage": true}, "user": null)")
                                     .parameters;
   EXPECT_EQ(parameters.sampling.temperature, 0);
@@ -113,7 +113,7 @@ TEST(ChatRequest, Parameters) {
   EXPECT_EQ(parameters.choices, 2);
   EXPECT_EQ(parameters.stop, (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(parameters.logprobs, 4);
-  EXPECT_TRUE(parameters.stream && parameters.include_usage);
+  EXPECT_TRUE(parameters.stream && parameters.include_usage && parameters.ignore_end);
 }
 
 TEST(ChatRequest, PartsBecomeTextAndArgumentsObjects) {

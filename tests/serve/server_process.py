@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import socket
 import subprocess
 import threading
@@ -17,9 +18,10 @@ CHAT_TEMPLATE = (
 
 
 class ServerProcess:
-    """Started at once, ready when the constructor returns. `threads`: one keeps a small model fast on a busy machine."""
+    """Started at once, ready when the constructor returns. `threads`: one keeps a small model fast on a busy machine.
+    `file_bytes`: no file that it writes may be longer; writing more fails."""
 
-    def __init__(self, command, model, *options, folder=None, threads=1):
+    def __init__(self, command, model, *options, folder=None, threads=1, file_bytes=None):
         arguments = [str(command), "serve", "--model", str(model), *map(str, options)]
         if "--port" not in arguments:
             arguments += ["--port", "0"]
@@ -29,7 +31,13 @@ class ServerProcess:
             template = Path(folder) / "template.jinja"
             template.write_text(CHAT_TEMPLATE)
             arguments += ["--chat-template-file", str(template)]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        limit = None
+        if file_bytes is not None:
+            limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))  # noqa: E731
+        # The limit's signal, which Python ignores, stays ignored: then writing fails as it does on a full disk.
+        self.process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit, restore_signals=limit is None
+        )
         self.log = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
         self._reader.start()
