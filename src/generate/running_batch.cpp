@@ -1,6 +1,7 @@
 #include "generate/running_batch.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/memory.h"
 
@@ -97,8 +98,8 @@ int64_t RunningBatch::room_to_cut(const Sequence& sequence) const {
   return end - length;
 }
 
-// Half of the budget goes to the one that came first, the rest to all in equal parts: a short prompt does not wait for
-// a long one, and not all prompts end at the very last.
+// Half of the budget goes to the one that came first, so that none waits for ever; the rest to those that need least: a
+// short prompt does not wait for a long one, and the sooner a request decodes, the fuller is the batch.
 void RunningBatch::share_out(int64_t budget, const std::vector<Sequence*>& readers, std::vector<Part>& parts) const {
   std::vector<int64_t> share(readers.size());
   const auto give = [&](size_t i, int64_t most) {
@@ -108,9 +109,11 @@ void RunningBatch::share_out(int64_t budget, const std::vector<Sequence*>& reade
   };
   if (readers.empty()) return;
   give(0, (budget + 1) / 2);
-  const int64_t each = std::max<int64_t>(budget / static_cast<int64_t>(readers.size()), 1);
-  for (size_t i = 0; i < readers.size(); ++i) give(i, each);
-  for (size_t i = 0; i < readers.size(); ++i) give(i, budget);
+  std::vector<size_t> order(readers.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return readers[a]->pending() < readers[b]->pending(); });
+  for (const size_t i : order) give(i, budget);
   for (size_t i = 0; i < readers.size(); ++i)
     if (share[i] > 0) parts.push_back({readers[i], share[i], share[i] == readers[i]->pending()});
 }
@@ -214,10 +217,10 @@ void RunningBatch::step() {
   const std::optional<Tensor> logits = forward(parts);
   if (!logits) return;
   choose(*logits, parts);
-  int64_t decoded = 0, read = 0;
+  int64_t tokens = 0;
   for (const Part& part : parts) {
     Sequence& sequence = *part.sequence;
-    (part.count == 1 ? decoded : read) += part.count;
+    tokens += part.count;
     if (part.count > 1 || sequence.result.completion_tokens == 0) totals_.prompt_tokens += part.count;
     if (sequence.cache.length() <= sequence.prompt_tokens()) keep_at_cuts(sequence);
     if (part.wants_logits) sequence.suspect = false;
@@ -239,7 +242,7 @@ void RunningBatch::step() {
     }
   }
   const double seconds = seconds_since(start);
-  budget_.measured(decoded, read, seconds);
+  budget_.measured(tokens, seconds);
   totals_.busy_seconds += seconds;
   ++totals_.steps;
 }
