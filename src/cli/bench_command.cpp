@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/step_cost.h"
 #include "cli/synthetic.h"
+#include "core/clock.h"
 #include "core/interrupt.h"
 #include "core/memory.h"
 #include "core/random.h"
@@ -22,10 +22,6 @@
 
 namespace turboquant {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
@@ -48,14 +44,15 @@ struct BenchRow {
 };
 
 /// A run: time and classes of operations of all its tokens.
-struct Run {
+struct BenchRun {
   double seconds = 0;
   Profile profile;
 };
 
-Run median(std::vector<Run> runs) {
+BenchRun median(std::vector<BenchRun> runs) {
   const auto middle = runs.begin() + static_cast<std::ptrdiff_t>(runs.size() / 2);
-  std::nth_element(runs.begin(), middle, runs.end(), [](const Run& a, const Run& b) { return a.seconds < b.seconds; });
+  std::nth_element(runs.begin(), middle, runs.end(),
+                   [](const BenchRun& a, const BenchRun& b) { return a.seconds < b.seconds; });
   return *middle;
 }
 
@@ -185,7 +182,7 @@ class Bench {
     for (const uint32_t word : random_bits(4, prompt_length))
       prompt.push_back(static_cast<int32_t>(word % static_cast<uint32_t>(model->info().vocab_size)));
 
-    std::vector<Run> prefills;
+    std::vector<BenchRun> prefills;
     const bool peak_known = reset_peak_memory();
     const uint64_t before = peak_memory();
     double prompt_cache_bytes = 0;
@@ -203,7 +200,7 @@ class Bench {
     model->fill_randomly(cache, options_.depth);
     prefill(*model, cache, std::span(prompt).first(1));
     const auto cache_bytes = static_cast<double>(cache.bytes());
-    std::vector<Run> runs;
+    std::vector<BenchRun> runs;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       profile->clear();
       const auto start = Clock::now();
@@ -213,7 +210,7 @@ class Bench {
       runs.push_back({seconds_since(start), *profile});
       check_interrupt();
     }
-    const Run middle = median(runs), middle_prefill = median(prefills);
+    const BenchRun middle = median(runs), middle_prefill = median(prefills);
     const double tok = options_.tokens / middle.seconds,
                  rate = (cost.bytes() + (options_.depth > 0 ? cache_bytes : 0)) * tok * 1e-9;
     const std::string at = options_.depth > 0 ? fmt::format(" at {}, KV {}", options_.depth, options_.kv.bits) : "";
@@ -240,7 +237,7 @@ class Bench {
   void decode_batch(Model& model, Profile& profile, const std::string& label, const std::vector<int32_t>& prompt,
                     const StepCost& cost, double alone) {
     const auto count = static_cast<size_t>(options_.batch);
-    std::vector<Run> runs;
+    std::vector<BenchRun> runs;
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       std::vector<Cache> caches;
       for (size_t i = 0; i < count; ++i) caches.push_back(model.make_cache());
@@ -256,7 +253,7 @@ class Bench {
       runs.push_back({seconds_since(start), profile});
       check_interrupt();
     }
-    const Run middle = median(runs);
+    const BenchRun middle = median(runs);
     const double tok = options_.batch * options_.tokens / middle.seconds, gops = 2e-9 * cost.multiply_adds * tok;
     const std::string name = fmt::format("{} decode, {} sequences", label, options_.batch);
     add({name, tok, 0, gops, int8_, gops / int8_});
@@ -265,7 +262,7 @@ class Bench {
   }
 
   // What a decoding step or a prefill consists of. `bytes`: what an operation of a class reads a token.
-  void parts_of_step(const std::string& label, const Run& run, const std::map<OpClass, double>& bytes) {
+  void parts_of_step(const std::string& label, const BenchRun& run, const std::map<OpClass, double>& bytes) {
     for (size_t i = 0; i < kOpClasses; ++i) {
       const auto op = static_cast<OpClass>(i);
       const double seconds = run.profile[op].seconds;

@@ -2,18 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 
+#include "core/clock.h"
 #include "core/tensor.h"
 
 namespace turboquant {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-}  // namespace
+namespace {}  // namespace
 
 double memory_read_rate(ThreadPool& pool, float (*sum)(const float* x, int64_t n), int passes) {
   constexpr int64_t kFloats = int64_t{1} << 29;  // 2 GiB

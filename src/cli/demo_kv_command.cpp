@@ -12,7 +12,7 @@ namespace {
 
 const std::string kLine(60, '=');
 
-struct Run {
+struct DemoRun {
   std::string label;
   GenerateResult result;
   double tok_s = 0;
@@ -33,8 +33,8 @@ struct DemoOptions {
 };
 
 // The prompt in full precision, then the cache compressed, then the answer.
-Run run(LanguageModel& model, const DemoOptions& options, KvCacheOptions kv) {
-  Run run;
+DemoRun run(LanguageModel& model, const DemoOptions& options, KvCacheOptions kv) {
+  DemoRun run;
   const bool compressed = kv.bits != "fp16";
   run.label = compressed ? fmt::format("TurboQuant {} KV{}", kv.bits.size() == 1 ? kv.bits + "-bit" : kv.bits,
                                        kv.format == "original" ? " (the original's format)" : "")
@@ -55,7 +55,7 @@ Run run(LanguageModel& model, const DemoOptions& options, KvCacheOptions kv) {
   return run;
 }
 
-void print_difference(const LanguageModel& model, const Run& a, const Run& b) {
+void print_difference(const LanguageModel& model, const DemoRun& a, const DemoRun& b) {
   const std::vector<int32_t>&x = a.result.tokens, &y = b.result.tokens;
   const auto [at, other] = std::mismatch(x.begin(), x.end(), y.begin(), y.end());
   if (at == x.end() && other == y.end()) {
@@ -81,9 +81,9 @@ void demo(const DemoOptions& options) {
     run(model, options, compressed);
     return;
   }
-  const Run before = run(model, options, plain), after = run(model, options, compressed);
+  const DemoRun before = run(model, options, plain), after = run(model, options, compressed);
   fmt::print("\n{}\nCOMPARISON\n{}\n", kLine, kLine);
-  for (const Run* each : {&before, &after})
+  for (const DemoRun* each : {&before, &after})
     fmt::print("{}\n{}\n{}\n\n", each->label, each->summary(), each->result.text);
   fmt::print("Memory savings: {:.2f}x\n", before.megabytes() / after.megabytes());
   print_difference(model, before, after);

@@ -12,7 +12,7 @@
 namespace turboquant {
 namespace {
 
-std::string name_of(const std::string& model) { return std::filesystem::path(model).filename().string(); }
+std::string last_part(const std::string& model) { return std::filesystem::path(model).filename().string(); }
 
 void print_table(const NeedleResult& result, size_t n_positions) {
   fmt::print("KV cache {}: whole keys, and digits, that were right (%), by tokens and position of the key\n",
@@ -30,7 +30,7 @@ void print_table(const NeedleResult& result, size_t n_positions) {
 
 HeatMaps maps_of(const NeedleOptions& options, const std::vector<NeedleResult>& results) {
   HeatMaps maps;
-  maps.title = "Digits of the key found by " + name_of(options.model) + ", %";
+  maps.title = "Digits of the key found by " + last_part(options.model) + ", %";
   maps.x_label = "Position of the key, %";
   maps.y_label = "Tokens";
   const size_t n_positions = options.positions.size();

@@ -23,7 +23,7 @@ struct ServeState {
 };
 
 // What clients call the model, without where it lies.
-std::string name_of(const std::string& model) {
+std::string served_name(const std::string& model) {
   if (!std::filesystem::exists(model)) return model;  // org/name of the hub
   return std::filesystem::weakly_canonical(model).filename().string();
 }
@@ -54,7 +54,7 @@ void run(ServeState& state) {
     std::optional<ChatTemplate>& chat = model.state().chat;
     chat.emplace(read_text(state.chat_template), chat ? chat->bos_token() : "", chat ? chat->eos_token() : "");
   }
-  state.server.service.model_name = state.alias.empty() ? name_of(state.model) : state.alias;
+  state.server.service.model_name = state.alias.empty() ? served_name(state.model) : state.alias;
   state.server.service.on_message = state.server.engine.on_message = message_of_any_thread;
   state.server.http.limits.request = std::chrono::milliseconds(static_cast<int64_t>(state.request_seconds * 1e3));
   ApiServer server(model, state.server);

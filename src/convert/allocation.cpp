@@ -10,7 +10,7 @@ namespace turboquant {
 namespace {
 
 // From a corner of a unit's hull to the next.
-struct Step {
+struct Upgrade {
   size_t unit = 0;
   AllocationOption to;
   uint64_t bytes = 0;  // more
@@ -56,7 +56,7 @@ struct Choice {
 
 Choice greedy(std::span<const AllocationUnit> units, uint64_t budget) {
   Choice choice;
-  std::vector<Step> steps;
+  std::vector<Upgrade> steps;
   for (size_t i = 0; i < units.size(); ++i) {
     const std::vector<AllocationOption> corners = hull(units[i].options);
     choice.bits.push_back(corners.front().bits);
@@ -65,10 +65,10 @@ Choice greedy(std::span<const AllocationUnit> units, uint64_t budget) {
       steps.push_back({i, corners[k], corners[k].bytes - corners[k - 1].bytes, slope(corners[k - 1], corners[k])});
   }
   // Stable: of equal slopes the first unit's comes first, and a unit's steps stay in their order.
-  std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.saved > b.saved; });
+  std::stable_sort(steps.begin(), steps.end(), [](const Upgrade& a, const Upgrade& b) { return a.saved > b.saved; });
   std::vector<bool> stopped(units.size(), false);  // a step of the unit did not fit: later ones start behind it
   uint64_t left = budget - least_bytes(units);
-  for (const Step& step : steps) {
+  for (const Upgrade& step : steps) {
     if (stopped[step.unit] || step.bytes > left) {
       stopped[step.unit] = true;
       continue;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 
 #include "convert/calibration.h"
@@ -11,6 +10,7 @@
 #include "convert/dense_source.h"
 #include "convert/options.h"
 #include "convert/partial_folder.h"
+#include "core/clock.h"
 #include "hub/checksum.h"
 #include "hub/hub.h"
 #include "io/files.h"
@@ -23,10 +23,6 @@ namespace turboquant {
 namespace {
 
 namespace fs = std::filesystem;
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::string checksum_of(const TokenSequences& text) {
   Checksum sum;

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <mutex>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "core/clock.h"
 #include "io/checkpoint.h"
 
 namespace turboquant {
@@ -49,7 +49,6 @@ class PartialFolder {
   void keep();
 
  private:
-  using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kShortest{20};  // between two entries
 
   void remove() const;

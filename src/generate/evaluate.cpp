@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -11,6 +10,7 @@
 #include "convert/calibration.h"
 #include "convert/conversion.h"
 #include "convert/options.h"
+#include "core/clock.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "generate/evaluation_text.h"
@@ -24,10 +24,6 @@
 
 namespace turboquant {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// One model under evaluation, and what it has scored so far.
 struct Candidate {
@@ -179,11 +175,11 @@ class WindowScorer {
 };
 
 /// Mean and standard error of values(0) .. values(n - 1).
-struct Mean {
+struct Estimate {
   double mean = 0, error = 0;
 
   template <typename Values>
-  Mean(size_t size, const Values& values) {
+  Estimate(size_t size, const Values& values) {
     const auto n = static_cast<double>(size);
     double variance = 0;
     for (size_t i = 0; i < size; ++i) mean += values(i) / n;
@@ -195,9 +191,9 @@ struct Mean {
 void finish(Candidate& candidate, const Candidate& baseline) {
   EvaluateRow& row = candidate.row;
   const size_t count = candidate.nll.size();
-  const Mean nll(count, [&](size_t i) { return candidate.nll[i]; });
-  const Mean change(count, [&](size_t i) { return candidate.nll[i] - baseline.nll[i]; });
-  const Mean kl(count, [&](size_t i) { return static_cast<double>(candidate.kl[i]); });
+  const Estimate nll(count, [&](size_t i) { return candidate.nll[i]; });
+  const Estimate change(count, [&](size_t i) { return candidate.nll[i] - baseline.nll[i]; });
+  const Estimate kl(count, [&](size_t i) { return static_cast<double>(candidate.kl[i]); });
   row.perplexity = std::exp(nll.mean);
   row.perplexity_se = row.perplexity * nll.error;
   row.log_change = change.mean;

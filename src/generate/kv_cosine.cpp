@@ -6,7 +6,7 @@
 namespace turboquant {
 namespace {
 
-class Mean {
+class MeanCosine {
  public:
   void add(const float* a, const float* b, int64_t n) {
     ++all_;
@@ -32,7 +32,7 @@ class Mean {
 KvCosine kv_cosine(Ops& ops, const Cache& exact, const CacheOptions& options) {
   Cache compressed = exact.fork();
   convert_cache(ops, compressed, options);
-  Mean keys, values;
+  MeanCosine keys, values;
   for (size_t i = 0; i < exact.layers.size(); ++i) {
     const LayerMemory& memory = exact.memory[i];
     if (memory.n_kv_heads == 0 || memory.window != 0) continue;

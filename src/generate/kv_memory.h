@@ -2,10 +2,10 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <functional>
 
+#include "core/clock.h"
 #include "generate/prefix_cache.h"
 
 namespace turboquant {
@@ -44,9 +44,9 @@ class KvMemory {
 
  private:
   void measure() {
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     used_ = static_cast<uint64_t>(measure_());
-    seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    seconds_ = seconds_since(start);
   }
   bool fits(uint64_t bytes) const { return bytes <= limit_ && used_ <= limit_ - bytes; }
 

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "core/clock.h"
 #include "core/interrupt.h"
 #include "generate/cache_file.h"
 #include "generate/drafter.h"
@@ -32,10 +32,6 @@ std::string left_out_qjl(const Checkpoint& checkpoint) {
                                    [](const TensorInfo& info) { return info.name.ends_with(".qjl_packed"); });
   if (count == 0) return "The model has no QJL residuals to leave out";
   return "Left out the QJL residuals of " + std::to_string(count) + " layers";
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
@@ -229,7 +225,7 @@ GenerateResult LanguageModel::State::generate(std::vector<int32_t> history, cons
   };
 
   if (profile) profile->clear();
-  auto start = std::chrono::steady_clock::now();
+  auto start = Clock::now();
   result.cached_tokens = cache.keep_common(history);
   const std::span<const int32_t> prompt_rest = std::span(history).subspan(static_cast<size_t>(result.cached_tokens));
   cache.read(prompt_rest.first(prompt_rest.size() - 1));
@@ -244,7 +240,7 @@ GenerateResult LanguageModel::State::generate(std::vector<int32_t> history, cons
     if (result.tokens.empty() && result.prefill_seconds == 0) {
       if (profile) prompt_profile = std::exchange(*profile, {});
       result.prefill_seconds = seconds_since(start);
-      start = std::chrono::steady_clock::now();
+      start = Clock::now();
     }
     if (end_tokens.contains(token)) {
       result.finish_reason = "stop";

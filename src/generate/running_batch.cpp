@@ -17,10 +17,6 @@ uint64_t limit_of(uint64_t wanted) {
   return total > 0 ? total / 4 : kUnknown;
 }
 
-double seconds_since(Sequence::Clock::time_point start) {
-  return std::chrono::duration<double>(Sequence::Clock::now() - start).count();
-}
-
 std::string message_of(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
@@ -65,7 +61,7 @@ bool RunningBatch::add(std::unique_ptr<Sequence>& sequence) {
                          totals_.prefixes_evicted) &&
       !running_.empty())
     return false;
-  sequence->started = Sequence::Clock::now();
+  sequence->started = Clock::now();
   sequence->cache = rules_.empty();
   running_.push_back(std::move(sequence));
   return true;
@@ -211,7 +207,7 @@ void RunningBatch::choose(const Tensor& logits, const std::vector<Part>& parts) 
 }
 
 void RunningBatch::step() {
-  const auto start = Sequence::Clock::now();
+  const auto start = Clock::now();
   std::vector<Part> parts = plan();
   if (!make_room(parts)) return;
   const std::optional<Tensor> logits = forward(parts);
@@ -290,7 +286,7 @@ void RunningBatch::finish(Sequence& sequence, Finish how, const std::string& err
       break;
   }
   totals_.cached_tokens += sequence.result.cached_tokens;
-  if (sequence.started != Sequence::Clock::time_point()) {
+  if (sequence.started != Clock::time_point()) {
     const double seconds = seconds_since(sequence.started);
     service_seconds_ = service_seconds_ == 0 ? seconds : 0.8 * service_seconds_ + 0.2 * seconds;
   }

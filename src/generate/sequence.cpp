@@ -7,7 +7,7 @@
 namespace turboquant {
 namespace {
 
-double seconds_between(Sequence::Clock::time_point from, Sequence::Clock::time_point to) {
+double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 

@@ -1,7 +1,6 @@
 // A request of an engine on its way: what it has read and written, and how its next token is chosen.
 #pragma once
 
-#include <chrono>
 #include <exception>
 #include <memory>
 #include <set>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "cache/cache.h"
+#include "core/clock.h"
 #include "generate/engine.h"
 #include "models/sampler.h"
 
@@ -18,8 +18,6 @@ namespace turboquant {
 
 class Sequence {
  public:
-  using Clock = std::chrono::steady_clock;
-
   /// UsageError: sampling out of range.
   Sequence(uint64_t number, EngineRequest&& wanted);
 

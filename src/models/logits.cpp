@@ -9,8 +9,8 @@
 namespace turboquant {
 namespace {
 
-constexpr size_t kLanes = 16;    // results side by side, so that the compiler may use vectors
-constexpr size_t kBlock = 1024;  // values whose weights are summed up in floats
+constexpr size_t kLanes = 16;       // results side by side, so that the compiler may use vectors
+constexpr size_t kSumBlock = 1024;  // values whose weights are summed up in floats
 
 /// e^x for x <= 0, without branches: x = n ln 2 + r, and a polynomial in r (Taylor's, of degree 7, where |r| < 0.35).
 inline float exp_below_zero(float x) {
@@ -75,9 +75,9 @@ void weights(std::span<const float> values, float best, float temperature, float
 
 double sum_of_weights(std::span<const float> values, float best, float temperature) {
   double total = 0;
-  float block[kBlock];
-  for (size_t begin = 0; begin < values.size(); begin += kBlock) {
-    const size_t count = std::min(kBlock, values.size() - begin);
+  float block[kSumBlock];
+  for (size_t begin = 0; begin < values.size(); begin += kSumBlock) {
+    const size_t count = std::min(kSumBlock, values.size() - begin);
     std::fill(block + count, block + (count + kLanes - 1) / kLanes * kLanes, 0.0F);
     weights(values.subspan(begin, count), best, temperature, block);
     float lanes[kLanes] = {};

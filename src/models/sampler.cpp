@@ -8,7 +8,7 @@
 namespace turboquant {
 namespace {
 
-constexpr size_t kBlock = 1024;  // tokens whose weights are looked at together
+constexpr size_t kDrawBlock = 1024;  // tokens whose weights are looked at together
 
 void check(bool good, const char* option, float value, const char* range) {
   if (!good) throw UsageError(std::string(option) + " " + std::to_string(value) + ": must be " + range);
@@ -103,8 +103,9 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, std::span<
 int32_t Sampler::draw(std::span<const float> values, float best, double random) {
   std::vector<double> sums;
   double total = 0;
-  for (size_t begin = 0; begin < values.size(); begin += kBlock) {
-    sums.push_back(sum_of_weights(values.subspan(begin, std::min(kBlock, values.size() - begin)), best, temperature_));
+  for (size_t begin = 0; begin < values.size(); begin += kDrawBlock) {
+    sums.push_back(
+        sum_of_weights(values.subspan(begin, std::min(kDrawBlock, values.size() - begin)), best, temperature_));
     total += sums.back();
   }
   double left = random * total;
@@ -112,8 +113,8 @@ int32_t Sampler::draw(std::span<const float> values, float best, double random) 
   while (block + 1 < sums.size() && left >= sums[block]) left -= sums[block++];
   while (block > 0 && sums[block] == 0) --block;  // rounding left something over
   const std::span<const float> chosen =
-      values.subspan(block * kBlock, std::min(kBlock, values.size() - block * kBlock));
-  float weight[kBlock];
+      values.subspan(block * kDrawBlock, std::min(kDrawBlock, values.size() - block * kDrawBlock));
+  float weight[kDrawBlock];
   weights(chosen, best, temperature_, weight);
   size_t last = 0;
   for (size_t i = 0; i < chosen.size(); ++i) {
@@ -122,7 +123,7 @@ int32_t Sampler::draw(std::span<const float> values, float best, double random) 
     left -= weight[i];
     if (left < 0) break;
   }
-  return static_cast<int32_t>(block * kBlock + last);
+  return static_cast<int32_t>(block * kDrawBlock + last);
 }
 
 // Weights of the tokens that top-k, top-p and min-p leave, in the order of the tokens.

@@ -1,13 +1,12 @@
 #include "ops/profile.h"
 
-#include <chrono>
 #include <type_traits>
 #include <utility>
 
+#include "core/clock.h"
+
 namespace turboquant {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 class ProfilingOps final : public Ops {
  public:
@@ -116,7 +115,7 @@ class ProfilingOps final : public Ops {
    public:
     explicit Timer(Profile::Entry& entry) : entry_(entry) {}
     ~Timer() {
-      entry_.seconds += std::chrono::duration<double>(Clock::now() - start_).count();
+      entry_.seconds += seconds_since(start_);
       ++entry_.calls;
     }
     Timer(const Timer&) = delete;

@@ -13,7 +13,7 @@
 namespace turboquant {
 namespace {
 
-constexpr double kPlotWidth = 640, kPlotHeight = 420, kTitle = 16, kText = 12, kLabel = 10.5, kMargin = 16;
+constexpr double kPlotWidth = 640, kPlotHeight = 420, kLabel = 10.5;
 constexpr double kLeft = kMargin + 76, kTop = kMargin + kTitle + 24;
 // Okabe and Ito 2008, the yellow left out: it cannot be seen on white.
 constexpr std::array<std::string_view, 7> kColours = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",

@@ -11,8 +11,7 @@
 namespace turboquant {
 namespace {
 
-constexpr double kCellWidth = 52, kCellHeight = 34, kMargin = 16, kGap = 28;
-constexpr double kTitle = 16, kText = 12;
+constexpr double kCellWidth = 52, kCellHeight = 34, kGap = 28;
 constexpr std::string_view kMissing = "#dddddd";
 
 struct Colour {

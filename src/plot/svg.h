@@ -16,6 +16,9 @@ struct TextStyle {
   bool halo = false;     // white around the letters, over lines
 };
 
+/// What all pictures have around them, and the sizes of their title and other text.
+inline constexpr double kMargin = 16, kTitle = 16, kText = 12;
+
 class Svg {
  public:
   /// On a white ground.

@@ -10,7 +10,7 @@
 namespace turboquant {
 namespace {
 
-void check_shape(int bits, int64_t group_size, int64_t rows, int64_t cols) {
+void check_affine_shape(int bits, int64_t group_size, int64_t rows, int64_t cols) {
   if (bits < 2 || bits > 8 || bits == 7)
     throw Error("affine quantization has 2, 3, 4, 5, 6 or 8 bits, not " + std::to_string(bits));
   if (group_size != 32 && group_size != 64 && group_size != 128)
@@ -49,7 +49,7 @@ void store(Tensor& tensor, int64_t at, float value) {
 
 void affine_encode_rows(int bits, int64_t group_size, const float* w, int64_t rows, int64_t cols, uint32_t* words,
                         float* scales, float* biases) {
-  check_shape(bits, group_size, rows, cols);
+  check_affine_shape(bits, group_size, rows, cols);
   const auto top_code = static_cast<float>((1 << bits) - 1);
   const int64_t row_words = affine_words(bits, cols);
   for (int64_t row = 0; row < rows; ++row, words += row_words) {
@@ -74,7 +74,7 @@ void affine_encode_rows(int bits, int64_t group_size, const float* w, int64_t ro
 }
 
 Weight make_affine(int bits, int64_t group_size, int64_t rows, int64_t cols, DType scale_dtype) {
-  check_shape(bits, group_size, rows, cols);
+  check_affine_shape(bits, group_size, rows, cols);
   if (scale_dtype != DType::f16 && scale_dtype != DType::f32)
     throw Error("affine scales are stored as F16 or F32, not " + std::string(name(scale_dtype)));
   Weight weight;

@@ -11,9 +11,6 @@
 namespace turboquant {
 namespace {
 
-// Columns that a thread solves for at a time.
-constexpr int64_t kStrip = 192;
-
 Tensor transposed(const float* x, int64_t rows, int64_t cols, ThreadPool& pool) {
   Tensor result = Tensor::zeros(DType::f32, {cols, rows});
   float* out = result.data<float>();
@@ -74,8 +71,8 @@ Tensor Drift::correction(const Hessian& hessian, const HessianFactor& factor, do
   const float* lower = factor.feedback.data<float>();
   const Tensor upper = transposed(lower, n, n, pool);  // L^T - 1
   float* x = sum_.data<float>();
-  pool.parallel_for((n + kStrip - 1) / kStrip, 1, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * kStrip, columns = std::min(n, end * kStrip) - first;
+  pool.parallel_for((n + kSolvedColumns - 1) / kSolvedColumns, 1, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kSolvedColumns, columns = std::min(n, end * kSolvedColumns) - first;
     const auto rows = [&](int64_t group) { return x + group * kGroup * n + first; };
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < columns; ++j) x[i * n + first + j] *= scale;

@@ -13,6 +13,9 @@
 
 namespace turboquant {
 
+/// Columns of a triangular system that a thread solves for at a time.
+inline constexpr int64_t kSolvedColumns = 192;
+
 /// c [m, n] += alpha * a^T b, with a [k, m], b [k, n]. Row-major; ld: elements from one row to the next. c overlaps
 /// neither a nor b.
 struct Gemm {

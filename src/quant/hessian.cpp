@@ -45,8 +45,6 @@ void Hessian::add(const Hessian& other, double weight) {
 
 namespace {
 
-// Columns that a thread solves for at a time.
-constexpr int64_t kStrip = 192;
 constexpr double kLeastDamping = 1e-6;
 // A pivot below this part of its diagonal element is rounding error.
 constexpr double kLeastPivot = 4 * std::numeric_limits<float>::epsilon();
@@ -90,8 +88,9 @@ class Cholesky {
     const int64_t half = count / 2, rest = count - half, next = first + half;
     if (!decompose(first, half)) return false;
     const int64_t columns = rest * kGroup;
-    pool_.parallel_for((columns + kStrip - 1) / kStrip, 1, [&](int64_t begin, int64_t end) {
-      solve(first, half, at(first, next) + begin * kStrip, std::min(columns, end * kStrip) - begin * kStrip);
+    pool_.parallel_for((columns + kSolvedColumns - 1) / kSolvedColumns, 1, [&](int64_t begin, int64_t end) {
+      solve(first, half, at(first, next) + begin * kSolvedColumns,
+            std::min(columns, end * kSolvedColumns) - begin * kSolvedColumns);
     });
     Gemm update = subtract(next, rest, first, half, at(first, next), at(next, next), columns);
     update.upper = true;

@@ -48,9 +48,9 @@ constexpr std::array<int8_t, size_t{2} << bits> rounded(const double* levels) {
   return table;
 }
 
-alignas(64) constexpr auto kTable2 = rounded<2>(kLevels2);
-alignas(64) constexpr auto kTable3 = rounded<3>(kLevels3);
-alignas(64) constexpr auto kTable4 = rounded<4>(kLevels4);
+alignas(64) constexpr auto kRounded2 = rounded<2>(kLevels2);
+alignas(64) constexpr auto kRounded3 = rounded<3>(kLevels3);
+alignas(64) constexpr auto kRounded4 = rounded<4>(kLevels4);
 
 KvTable make_search_table(int bits) {
   KvTable table{};
@@ -136,9 +136,9 @@ void encode_int8(KvSide side, const float* x, int64_t dim, uint8_t* out, uint16_
   }
 }
 
-using Search = void (*)(int bits, int64_t dim, const KvTable& table, KvEncodeLanes& lanes);
+using KvSearch = void (*)(int bits, int64_t dim, const KvTable& table, KvEncodeLanes& lanes);
 
-Search search_for(CpuLevel level) {
+KvSearch kv_search_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (level == CpuLevel::avx512) return kv_search_avx512;
   if (level == CpuLevel::avx2) return kv_search_avx2;
@@ -180,7 +180,9 @@ KvCode make_kv_code(KvBits bits, int64_t head_dim) {
   return {bits, make_rotation(head_dim, kKeySeed), make_rotation(head_dim, kValueSeed)};
 }
 
-const int8_t* kv_levels(int bits) { return bits == 2 ? kTable2.data() : bits == 3 ? kTable3.data() : kTable4.data(); }
+const int8_t* kv_levels(int bits) {
+  return bits == 2 ? kRounded2.data() : bits == 3 ? kRounded3.data() : kRounded4.data();
+}
 
 float kv_unit(int bits) {
   constexpr double kUnits[3] = {unit_of(kLevels2, 8), unit_of(kLevels3, 16), unit_of(kLevels4, 32)};
@@ -200,7 +202,7 @@ void kv_encode_at(CpuLevel level, KvSide side, int bits, const float* x, int64_t
   } else {
     std::fill(out, out + kv_scales_offset(bits, dim), uint8_t{0});
     const KvTable& table = kv_search_table(bits);
-    const Search search = search_for(level);
+    const KvSearch search = kv_search_for(level);
     KvEncodeLanes lanes;
     for (int64_t group = 0; group < kKvBlockTokens / kKvLanes; ++group) {
       double rms[kKvLanes];

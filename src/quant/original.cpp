@@ -31,7 +31,7 @@ const HalfCodebook& half_codebook(int bits) {
   throw Error("the original's format has 2, 3 or 4 bits, not " + std::to_string(bits));
 }
 
-void check_shape(int bits, int64_t group_size, int64_t rows, int64_t cols) {
+void check_original_shape(int bits, int64_t group_size, int64_t rows, int64_t cols) {
   half_codebook(bits);
   if (group_size != 32 && group_size != 64 && group_size != 128)
     throw Error("the original's format has groups of 32, 64 or 128, not " + std::to_string(group_size));
@@ -62,7 +62,7 @@ Tensor original_codebook(int bits) {
 
 void original_encode_rows(int bits, int64_t group_size, const float* w, int64_t rows, int64_t cols, uint32_t* words,
                           uint16_t* scales) {
-  if (group_size < 1 || group_size > 128 || cols % group_size != 0) check_shape(bits, group_size, rows, cols);
+  if (group_size < 1 || group_size > 128 || cols % group_size != 0) check_original_shape(bits, group_size, rows, cols);
   const HalfCodebook& half = half_codebook(bits);
   const int count = (1 << bits) - 1, positive = count / 2;
   float boundaries[15] = {};
@@ -90,7 +90,7 @@ void original_encode_rows(int bits, int64_t group_size, const float* w, int64_t 
 }
 
 Weight make_grouped(int bits, int64_t group_size, int64_t rows, int64_t cols) {
-  check_shape(bits, group_size, rows, cols);
+  check_original_shape(bits, group_size, rows, cols);
   Weight weight;
   weight.kind = Weight::Kind::grouped;
   weight.rows = rows;

@@ -20,7 +20,7 @@ namespace {
 // Below this the fp16 scale is 0 in any case, and the division by it may leave the range of a float.
 constexpr double kTinyUnit = 1e-30;
 
-void check_shape(int bits, int64_t rows, int64_t cols) {
+void check_tiled_shape(int bits, int64_t rows, int64_t cols) {
   if (block_bytes(bits) == 0) throw Error("tiles of " + std::to_string(bits) + " bits do not exist: use 2, 3, 4 or 8");
   if (rows < 1 || cols < 1 || cols % kGroup != 0)
     throw Error("a matrix of " + std::to_string(rows) + " x " + std::to_string(cols) +
@@ -31,9 +31,9 @@ void check_encoder_bits(int bits) {
   if (bits != 2 && bits != 3 && bits != 4) throw Error("TCQ16 has 2, 3 or 4 bits, not " + std::to_string(bits));
 }
 
-using Search = void (*)(int bits, EncodeBlock& block);
+using Tcq16Search = void (*)(int bits, EncodeBlock& block);
 
-Search search_for(CpuLevel level) {
+Tcq16Search tcq16_search_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (level == CpuLevel::avx512) return tcq16_search_avx512;
   if (level == CpuLevel::avx2) return tcq16_search_avx2;
@@ -46,7 +46,7 @@ Search search_for(CpuLevel level) {
 }
 
 // Searches the group and packs it; rows from `rows` on get code 0.
-void encode_block(Search search, int bits, EncodeBlock& block, int rows, uint8_t* packed) {
+void encode_block(Tcq16Search search, int bits, EncodeBlock& block, int rows, uint8_t* packed) {
   search(bits, block);
   for (int r = rows; r < kTileRows; ++r) {
     block.index[r] = 0;
@@ -55,7 +55,8 @@ void encode_block(Search search, int bits, EncodeBlock& block, int rows, uint8_t
   pack_block(bits, block.codes, block.index, packed);
 }
 
-void encode_tile(Search search, int bits, const float* w, int rows, int64_t cols, uint8_t* blocks, uint16_t* scales) {
+void encode_tile(Tcq16Search search, int bits, const float* w, int rows, int64_t cols, uint8_t* blocks,
+                 uint16_t* scales) {
   double scale[kTileRows] = {}, dot[kTileRows] = {}, norm[kTileRows] = {};
   float inverse[kTileRows] = {};
   for (int r = 0; r < rows; ++r) {
@@ -113,7 +114,7 @@ void encode_group(int bits, const float* x, int64_t stride, int rows, uint8_t* p
   EncodeBlock block{};
   for (int t = 0; t < kGroup; ++t)
     std::copy(x + slot_weight(t) * stride, x + slot_weight(t) * stride + kTileRows, block.x[t]);
-  encode_block(search_for(cpu_level()), bits, block, rows, packed);
+  encode_block(tcq16_search_for(cpu_level()), bits, block, rows, packed);
   const int8_t* table = tcq16_table(bits);
   const int8_t* shift = tcq16_shift(bits);
   for (int t = 0; t < kGroup; ++t)
@@ -127,11 +128,11 @@ void encode_group(int bits, const float* x, int64_t stride, int rows, uint8_t* p
 void tcq16_encode_rows_at(CpuLevel level, int bits, const float* w, int64_t rows, int64_t cols, uint8_t* blocks,
                           uint16_t* scales) {
   check_encoder_bits(bits);
-  check_shape(bits, rows, cols);
+  check_tiled_shape(bits, rows, cols);
   const int64_t tile_bytes = cols / kGroup * block_bytes(bits);
   for (int64_t begin = 0; begin < rows; begin += kTileRows) {
     const int count = static_cast<int>(std::min<int64_t>(kTileRows, rows - begin));
-    encode_tile(search_for(level), bits, w + begin * cols, count, cols, blocks + begin / kTileRows * tile_bytes,
+    encode_tile(tcq16_search_for(level), bits, w + begin * cols, count, cols, blocks + begin / kTileRows * tile_bytes,
                 scales + begin);
   }
 }
@@ -189,7 +190,7 @@ double tcq16_search(int bits, int index, const double* x, uint8_t* codes) {
 void tcq16_encode_rows_reference(int bits, const float* w, int64_t rows, int64_t cols, uint8_t* blocks,
                                  uint16_t* scales) {
   check_encoder_bits(bits);
-  check_shape(bits, rows, cols);
+  check_tiled_shape(bits, rows, cols);
   const int64_t groups = cols / kGroup;
   for (int64_t tile = 0; tile < tile_count(rows); ++tile) {
     std::vector<uint8_t> codes(static_cast<size_t>(kTileRows * cols)), index(static_cast<size_t>(kTileRows * groups));
@@ -229,7 +230,7 @@ void tcq16_encode_rows_reference(int bits, const float* w, int64_t rows, int64_t
 }
 
 Weight make_tiled(int bits, int64_t rows, int64_t cols) {
-  check_shape(bits, rows, cols);
+  check_tiled_shape(bits, rows, cols);
   Weight weight;
   weight.kind = Weight::Kind::tiled;
   weight.rows = rows;
@@ -249,7 +250,7 @@ Weight tcq16_encode(int bits, const float* w, int64_t rows, int64_t cols) {
 }
 
 void int8_encode_rows(const float* w, int64_t rows, int64_t cols, uint8_t* blocks, uint16_t* scales) {
-  check_shape(8, rows, cols);
+  check_tiled_shape(8, rows, cols);
   std::vector<int8_t> q(static_cast<size_t>(kTileRows * cols));
   for (int64_t begin = 0; begin < rows; begin += kTileRows, blocks += cols / kGroup * block_bytes(8)) {
     std::fill(q.begin(), q.end(), int8_t{0});

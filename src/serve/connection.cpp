@@ -11,10 +11,11 @@
 #include <charconv>
 #include <cstring>
 
+#include "core/clock.h"
+
 namespace turboquant {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kStopPoll{100};

@@ -4,12 +4,11 @@
 #include <deque>
 #include <mutex>
 
+#include "core/clock.h"
 #include "generate/stop.h"
 
 namespace turboquant {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // How often a request looks whether its client is still there.
 constexpr std::chrono::milliseconds kLook{20};

@@ -18,7 +18,7 @@ using namespace experts_test;
 TEST(Experts, CompressedTokensAreIndependentAndClose) {
   ThreadPool pool(2);
   for (const char* name : {"qwen2_moe", "gpt_oss_mxfp4"}) {
-    const auto source = open_checkpoint(kData / "micro" / name);
+    const auto source = open_checkpoint(kTestData / "micro" / name);
     double last = 1e9;
     for (const int bits : {2, 3, 4, 8}) {
       SCOPED_TRACE(name + std::string(" in bits: ") + std::to_string(bits));
@@ -37,7 +37,7 @@ TEST(Experts, CompressedTokensAreIndependentAndClose) {
 }
 
 TEST(Experts, SharedRotationOfALayer) {
-  const auto source = open_checkpoint(kData / "micro/qwen2_moe");
+  const auto source = open_checkpoint(kTestData / "micro/qwen2_moe");
   const Conversion conversion(*source, {});
   std::vector<std::string> signs;
   for (const TensorInfo& info : conversion.outputs())
@@ -60,8 +60,8 @@ TEST(Experts, OriginalFilesAreWrittenBitForBit) {
   ThreadPool pool(2);
   for (const char* name : {"qwen2_moe", "gpt_oss_mxfp4"}) {
     SCOPED_TRACE(name);
-    const auto source = open_checkpoint(kData / "micro" / name);
-    const SafetensorsFile original(kData / "tq" / (std::string(name) + "-3b-g64") / "model.safetensors");
+    const auto source = open_checkpoint(kTestData / "micro" / name);
+    const SafetensorsFile original(kTestData / "tq" / (std::string(name) + "-3b-g64") / "model.safetensors");
     const Conversion conversion(*source, stacked(QuantSpec::Method::original));
     std::atomic<size_t> written = 0;
     conversion.run(pool, [&](const std::string& tensor, const Tensor& values) {
@@ -82,7 +82,7 @@ TEST(Experts, StacksComputeTheSameInMemoryAndFromFiles) {
   ThreadPool pool(2);
   const std::vector<int32_t> tokens = some_tokens(40, 512, 6);
   ConvertOptions options;
-  options.model = (kData / "micro/qwen2_moe").string();
+  options.model = (kTestData / "micro/qwen2_moe").string();
   options.output = (std::filesystem::path(testing::TempDir()) / "stacked-experts").string();
   options.format = "original";
   std::filesystem::remove_all(options.output);
@@ -95,7 +95,7 @@ TEST(Experts, StacksComputeTheSameInMemoryAndFromFiles) {
 
 TEST(Experts, AffineStacks) {
   ThreadPool pool(2);
-  const auto source = open_checkpoint(kData / "micro/qwen2_moe");
+  const auto source = open_checkpoint(kTestData / "micro/qwen2_moe");
   ConversionSpec spec = stacked(QuantSpec::Method::affine);
   spec.linear.bits = 8;
   const auto affine = convert_in_memory(*source, Conversion(*source, spec), pool);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "generate/micro.h"
 #include "generate/state.h"
 #include "io/error_of.h"
 #include "io/files.h"
@@ -10,8 +11,6 @@
 
 namespace turboquant {
 namespace {
-
-const std::filesystem::path kMicro = std::filesystem::path(TURBOQUANT_TEST_DATA) / "micro/llama";
 
 TEST(EvaluationText, LineEnds) {
   EXPECT_EQ(with_newlines(""), "");

@@ -25,10 +25,6 @@ LanguageModel load(const std::string& name, const std::string& bits = "fp16", in
   return LanguageModel::load((kTestData / "micro" / name).string(), options);
 }
 
-std::vector<int32_t> part(const std::vector<int32_t>& tokens, size_t begin, size_t end) {
-  return {tokens.begin() + static_cast<std::ptrdiff_t>(begin), tokens.begin() + static_cast<std::ptrdiff_t>(end)};
-}
-
 /// Logits behind all tokens, by a new cache in one go.
 std::vector<float> direct(LanguageModel& model, const std::vector<int32_t>& tokens) {
   KvCache cache = model.make_cache();

@@ -12,8 +12,6 @@
 namespace turboquant {
 namespace {
 
-const std::string kPrompt = "The quick brown fox jumps over the lazy dog";
-
 GenerateOptions greedy(int max_tokens = 24) {
   GenerateOptions options;
   options.temperature = 0;

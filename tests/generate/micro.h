@@ -13,6 +13,7 @@
 namespace turboquant {
 
 inline const std::filesystem::path kMicro = kTestData / "micro/llama";
+inline const std::string kPrompt = "The quick brown fox jumps over the lazy dog";
 
 /// A copy whose weights are a link.
 class MicroCopy {
@@ -35,6 +36,11 @@ class MicroCopy {
  private:
   TempFolder folder_;
 };
+
+/// tokens[begin, end).
+inline std::vector<int32_t> part(const std::vector<int32_t>& tokens, size_t begin, size_t end) {
+  return {tokens.begin() + static_cast<std::ptrdiff_t>(begin), tokens.begin() + static_cast<std::ptrdiff_t>(end)};
+}
 
 inline LanguageModel load_micro(const std::filesystem::path& path = kMicro, LoadOptions options = {}) {
   options.threads = 2;

@@ -15,10 +15,6 @@
 namespace turboquant {
 namespace {
 
-std::vector<int32_t> part(const std::vector<int32_t>& tokens, size_t begin, size_t end) {
-  return {tokens.begin() + static_cast<std::ptrdiff_t>(begin), tokens.begin() + static_cast<std::ptrdiff_t>(end)};
-}
-
 /// A tree, and caches to fill it with.
 struct Tree {
   explicit Tree(const std::string& name, const std::string& bits = "fp16") : model(load_for_engine(name, bits)) {}

@@ -11,8 +11,6 @@
 namespace turboquant {
 namespace {
 
-const std::string kPrompt = "The quick brown fox jumps over the lazy dog";
-
 std::vector<int32_t> some_tokens(int count) {
   std::vector<int32_t> tokens;
   for (int i = 0; i < count; ++i) tokens.push_back(5 + i * i % 300);

@@ -11,7 +11,7 @@
 namespace turboquant {
 namespace {
 
-const std::string kPrompt = "One two three four five. One two three four five. One two three";
+const std::string kRepetition = "One two three four five. One two three four five. One two three";
 
 /// Guesses that are right for a while and then wrong, by chance.
 class ErringDrafter final : public Drafter {
@@ -102,13 +102,13 @@ GenerateOptions options_of(float temperature, const std::string& draft) {
 TEST(Speculation, TheTextIsTheSame) {
   LanguageModel model = load_micro(), other = load_micro();
   for (const float temperature : {0.0F, 0.2F, 1.0F}) {
-    const GenerateResult plain = model.generate(kPrompt, options_of(temperature, ""));
+    const GenerateResult plain = model.generate(kRepetition, options_of(temperature, ""));
     EXPECT_EQ(plain.drafted_tokens, 0);
-    const GenerateResult ngram = model.generate(kPrompt, options_of(temperature, "ngram"));
+    const GenerateResult ngram = model.generate(kRepetition, options_of(temperature, "ngram"));
     EXPECT_EQ(ngram.tokens, plain.tokens);
     GenerateOptions options = options_of(temperature, "");
     options.draft_model = &other;
-    const GenerateResult drafted = model.generate(kPrompt, options);
+    const GenerateResult drafted = model.generate(kRepetition, options);
     EXPECT_EQ(drafted.tokens, plain.tokens);
     EXPECT_EQ(drafted.text, plain.text);
     EXPECT_GT(drafted.drafted_tokens, 0);
@@ -137,27 +137,27 @@ TEST(Speculation, CacheGoesOn) {
   KvCache plain = model.make_cache(), drafted = model.make_cache();
   GenerateOptions options = options_of(0, "");
   options.cache = &plain;
-  model.generate(kPrompt, options);
+  model.generate(kRepetition, options);
   options.draft = "ngram";
   options.cache = &drafted;
-  model.generate(kPrompt, options);
+  model.generate(kRepetition, options);
   EXPECT_EQ(drafted.tokens(), plain.tokens());
   EXPECT_EQ(model.forward(drafted, {5}), model.forward(plain, {5}));
 }
 
 TEST(Speculation, WrongOptions) {
   LanguageModel model = load_micro();
-  EXPECT_HAS(error_of([&] { model.generate(kPrompt, options_of(0, "bigram")); }), "--draft bigram: use ngram");
+  EXPECT_HAS(error_of([&] { model.generate(kRepetition, options_of(0, "bigram")); }), "--draft bigram: use ngram");
   GenerateOptions options = options_of(0, "ngram");
   options.draft_max = 0;
-  EXPECT_HAS(error_of([&] { model.generate(kPrompt, options); }), "--draft-max 0: must be 1 to 64");
+  EXPECT_HAS(error_of([&] { model.generate(kRepetition, options); }), "--draft-max 0: must be 1 to 64");
   options.draft_max = 8;
   LanguageModel other = load_micro();
   options.draft_model = &other;
-  EXPECT_HAS(error_of([&] { model.generate(kPrompt, options); }), "--draft and --draft-model: give one of both");
+  EXPECT_HAS(error_of([&] { model.generate(kRepetition, options); }), "--draft and --draft-model: give one of both");
   options.draft.clear();
   options.draft_model = &model;
-  EXPECT_HAS(error_of([&] { model.generate(kPrompt, options); }), "cannot draft for itself");
+  EXPECT_HAS(error_of([&] { model.generate(kRepetition, options); }), "cannot draft for itself");
 }
 
 }  // namespace

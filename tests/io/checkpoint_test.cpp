@@ -8,11 +8,10 @@
 #include "io/error_of.h"
 #include "io/safetensors.h"
 #include "io/temp_folder.h"
+#include "io/test_data.h"
 
 namespace turboquant {
 namespace {
-
-const std::filesystem::path kData = TURBOQUANT_TEST_DATA;
 
 Tensor counting(int64_t n) {
   Tensor tensor = Tensor::zeros(DType::f32, {n});
@@ -39,8 +38,8 @@ std::string open_error(const std::filesystem::path& path) {
 }
 
 TEST(Checkpoint, OpensAHuggingFaceFolder) {
-  const auto model = open_checkpoint(kData / "micro/llama");
-  EXPECT_EQ(model->path(), kData / "micro/llama");
+  const auto model = open_checkpoint(kTestData / "micro/llama");
+  EXPECT_EQ(model->path(), kTestData / "micro/llama");
   EXPECT_EQ(model->config().at("model_type"), "llama");
   const auto hidden = model->config().at("hidden_size").get<int64_t>();
   const auto vocab = model->config().at("vocab_size").get<int64_t>();
@@ -61,7 +60,7 @@ TEST(Checkpoint, OpensAHuggingFaceFolder) {
     const Tensor values = to_float(tensor);
     for (int64_t i = 0; i < values.elements(); ++i) ASSERT_LT(std::abs(values.data<float>()[i]), 1e4f) << info.name;
   }
-  EXPECT_EQ(model->size_on_disk(), std::filesystem::file_size(kData / "micro/llama/model.safetensors"));
+  EXPECT_EQ(model->size_on_disk(), std::filesystem::file_size(kTestData / "micro/llama/model.safetensors"));
   EXPECT_LT(bytes, model->size_on_disk());
   EXPECT_GT(bytes, model->size_on_disk() * 9 / 10);
   EXPECT_HAS(error_of([&] { model->read("model.nothing"); }), "micro/llama: no tensor 'model.nothing'");
@@ -69,10 +68,10 @@ TEST(Checkpoint, OpensAHuggingFaceFolder) {
 
 TEST(Checkpoint, FilesOfTheFolder) {
   const TempFolder folder;
-  std::filesystem::copy(kData / "micro/llama", folder.path(), std::filesystem::copy_options::recursive);
+  std::filesystem::copy(kTestData / "micro/llama", folder.path(), std::filesystem::copy_options::recursive);
   write_text(folder / "chat_template.jinja", "{{ messages }}\n");
   const auto model = open_checkpoint(folder.path());
-  EXPECT_EQ(model->file("tokenizer.json"), read_text(kData / "micro/llama/tokenizer.json"));
+  EXPECT_EQ(model->file("tokenizer.json"), read_text(kTestData / "micro/llama/tokenizer.json"));
   EXPECT_EQ(model->file("chat_template.jinja"), "{{ messages }}\n");
   EXPECT_EQ(model->file("chat_template.json"), std::nullopt);
   EXPECT_EQ(model->file("generation_config.json"), std::nullopt);
@@ -206,7 +205,7 @@ TEST(Checkpoint, NotAModel) {
   EXPECT_HAS(open_error(folder / "x.txt/y"), "x.txt/y: no such file or folder");
   EXPECT_HAS(open_error("/dev/null"), "/dev/null: not a model");
   EXPECT_HAS(open_error(folder.path()), "it has no config.json");
-  EXPECT_HAS(open_error(kData / "micro/llama/model.safetensors"), "not a model: give a folder");
+  EXPECT_HAS(open_error(kTestData / "micro/llama/model.safetensors"), "not a model: give a folder");
   if (::geteuid() == 0) return;  // root looks into everything
   std::filesystem::create_directory(folder / "locked");
   write_text(folder / "locked/config.json", "{}");

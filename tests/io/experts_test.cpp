@@ -9,14 +9,14 @@
 namespace turboquant {
 namespace {
 
-class Source final : public Checkpoint {
+class ExpertSource final : public Checkpoint {
  public:
-  explicit Source(const std::string& model_type) {
+  explicit ExpertSource(const std::string& model_type) {
     path_ = "model";
     config_ = {{"model_type", model_type}, {"quantization_config", {{"quant_method", "mxfp4"}}}};
   }
   /// Elements 0, 1, 2, ...
-  Source& add(const std::string& name, DType dtype, const Shape& shape) {
+  ExpertSource& add(const std::string& name, DType dtype, const Shape& shape) {
     Tensor tensor = Tensor::zeros(dtype, shape);
     for (int64_t i = 0; i < shape.elements(); ++i) {
       if (dtype == DType::f32) tensor.data<float>()[i] = static_cast<float>(i);
@@ -36,8 +36,8 @@ class Source final : public Checkpoint {
   std::map<std::string, Tensor, std::less<>> values_;
 };
 
-std::unique_ptr<Checkpoint> separate(const Source& source) {
-  return separate_experts(std::make_unique<Source>(source));
+std::unique_ptr<Checkpoint> separate(const ExpertSource& source) {
+  return separate_experts(std::make_unique<ExpertSource>(source));
 }
 
 std::vector<std::string> names(const Checkpoint& checkpoint) {
@@ -55,7 +55,7 @@ std::vector<float> values(const Checkpoint& checkpoint, const std::string& name)
   return {floats.data<float>(), floats.data<float>() + floats.elements()};
 }
 
-std::string error_of(const Source& source) {
+std::string separation_error(const ExpertSource& source) {
   try {
     separate(source);
   } catch (const Error& e) {
@@ -65,7 +65,7 @@ std::string error_of(const Source& source) {
 }
 
 TEST(SeparateExperts, OthersComeBackAsTheyAre) {
-  auto source = std::make_unique<Source>("llama");
+  auto source = std::make_unique<ExpertSource>("llama");
   source->add("model.layers.0.mlp.up_proj.weight", DType::f32, {2, 2});
   source->add("model.layers.0.mlp.experts.0.up_proj.weight", DType::f32, {2, 2});
   const Checkpoint* before = source.get();
@@ -73,7 +73,7 @@ TEST(SeparateExperts, OthersComeBackAsTheyAre) {
 }
 
 TEST(SeparateExperts, NamesOfMixtral) {
-  Source source("mixtral");
+  ExpertSource source("mixtral");
   const std::string block = "model.layers.0.block_sparse_moe.";
   source.add(block + "gate.weight", DType::f32, {2, 2});
   for (const char* layer : {"w1", "w2", "w3"}) source.add(block + "experts.1." + layer + ".weight", DType::f32, {1, 2});
@@ -89,7 +89,7 @@ TEST(SeparateExperts, NamesOfMixtral) {
 }
 
 TEST(SeparateExperts, NamedStacks) {
-  Source source("qwen2_moe");
+  ExpertSource source("qwen2_moe");
   const std::string stack = "model.layers.3.mlp.switch_mlp.up_proj.", mlp = "model.layers.3.mlp.experts.";
   source.add(stack + "weight", DType::u32, {2, 3, 2}).add(stack + "bias", DType::f32, {2, 3});
   source.add(stack + "codebook", DType::f32, {8}).add(stack + "signs", DType::f32, {4});
@@ -104,7 +104,7 @@ TEST(SeparateExperts, NamedStacks) {
 }
 
 TEST(SeparateExperts, GateAndUpTakeTurnsInGptOss) {
-  Source source("gpt_oss");
+  ExpertSource source("gpt_oss");
   const std::string mlp = "model.layers.0.mlp.experts.";
   source.add(mlp + "gate_up_proj", DType::f32, {2, 3, 4}).add(mlp + "gate_up_proj_bias", DType::f32, {2, 4});
   source.add(mlp + "down_proj", DType::f32, {2, 2, 3}).add(mlp + "down_proj_bias", DType::f32, {2, 3});
@@ -121,7 +121,7 @@ TEST(SeparateExperts, GateAndUpTakeTurnsInGptOss) {
 }
 
 TEST(SeparateExperts, UpFollowsGateElsewhere) {
-  Source source("qwen3_5_moe");
+  ExpertSource source("qwen3_5_moe");
   const std::string mlp = "model.layers.0.mlp.experts.";
   source.add(mlp + "gate_up_proj", DType::f32, {2, 4, 3}).add(mlp + "down_proj", DType::f32, {2, 3, 2});
   const auto experts = separate(source);
@@ -133,7 +133,7 @@ TEST(SeparateExperts, UpFollowsGateElsewhere) {
 }
 
 TEST(SeparateExperts, Mxfp4) {
-  Source source("gpt_oss");
+  ExpertSource source("gpt_oss");
   const std::string mlp = "model.layers.0.mlp.experts.";
   source.add(mlp + "down_proj_blocks", DType::u8, {2, 3, 2, 16}).add(mlp + "down_proj_scales", DType::u8, {2, 3, 2});
   source.add(mlp + "gate_up_proj_blocks", DType::u8, {2, 4, 1, 16});
@@ -161,30 +161,30 @@ TEST(SeparateExperts, Mxfp4) {
 
 TEST(SeparateExperts, WrongStacks) {
   const std::string mlp = "model.layers.0.mlp.experts.";
-  EXPECT_EQ(error_of(Source("gpt_oss").add(mlp + "gate_up_proj", DType::f32, {2, 3})),
+  EXPECT_EQ(separation_error(ExpertSource("gpt_oss").add(mlp + "gate_up_proj", DType::f32, {2, 3})),
             "model: tensor '" + mlp +
                 "gate_up_proj' F32 [2, 3]: expected [experts, inputs, outputs] or [experts, outputs, inputs]");
   EXPECT_EQ(
-      error_of(Source("gpt_oss").add(mlp + "gate_up_proj", DType::f32, {2, 3, 3})),
+      separation_error(ExpertSource("gpt_oss").add(mlp + "gate_up_proj", DType::f32, {2, 3, 3})),
       "model: tensor '" + mlp + "gate_up_proj' F32 [2, 3, 3]: expected an even number of outputs, of gate and up");
-  EXPECT_EQ(error_of(Source("gpt_oss").add(mlp + "down_proj", DType::u8, {2, 3, 3})),
+  EXPECT_EQ(separation_error(ExpertSource("gpt_oss").add(mlp + "down_proj", DType::u8, {2, 3, 3})),
             "model: tensor '" + mlp + "down_proj' U8 [2, 3, 3]: expected F32, F16 or BF16");
-  EXPECT_EQ(error_of(Source("gpt_oss").add(mlp + "down_proj", DType::f32, {100000, 1, 1})),
+  EXPECT_EQ(separation_error(ExpertSource("gpt_oss").add(mlp + "down_proj", DType::f32, {100000, 1, 1})),
             "model: tensor '" + mlp +
                 "down_proj' F32 [100000, 1, 1]: expected [experts, inputs, outputs] or [experts, outputs, inputs]");
-  EXPECT_EQ(error_of(Source("gpt_oss").add(mlp + "up_proj.weight", DType::u32, {int64_t{1} << 40, 0, 4})),
+  EXPECT_EQ(separation_error(ExpertSource("gpt_oss").add(mlp + "up_proj.weight", DType::u32, {int64_t{1} << 40, 0, 4})),
             "model: tensor '" + mlp + "up_proj.weight' U32 [1099511627776, 0, 4]: expected a stack of experts");
-  EXPECT_EQ(error_of(Source("gpt_oss").add(mlp + "down_proj_blocks", DType::u8, {2, 3, 1, 16})),
+  EXPECT_EQ(separation_error(ExpertSource("gpt_oss").add(mlp + "down_proj_blocks", DType::u8, {2, 3, 1, 16})),
             "model: tensor '" + mlp + "down_proj_scales': missing");
-  EXPECT_EQ(error_of(Source("gpt_oss")
-                         .add(mlp + "down_proj_blocks", DType::u8, {2, 3, 1, 16})
-                         .add(mlp + "down_proj_scales", DType::u8, {2, 3, 2})),
+  EXPECT_EQ(separation_error(ExpertSource("gpt_oss")
+                                 .add(mlp + "down_proj_blocks", DType::u8, {2, 3, 1, 16})
+                                 .add(mlp + "down_proj_scales", DType::u8, {2, 3, 2})),
             "model: tensor '" + mlp + "down_proj_scales' U8 [2, 3, 2]: expected U8 [2, 3, 1]");
-  EXPECT_EQ(error_of(Source("gpt_oss").add(mlp + "down_proj_blocks", DType::u8, {2, 3, 1, 8})),
+  EXPECT_EQ(separation_error(ExpertSource("gpt_oss").add(mlp + "down_proj_blocks", DType::u8, {2, 3, 1, 8})),
             "model: tensor '" + mlp + "down_proj_blocks' U8 [2, 3, 1, 8]: expected U8 [experts, outputs, blocks, 16]");
-  EXPECT_EQ(error_of(Source("qwen2_moe")
-                         .add(mlp + "0.up_proj.weight", DType::f32, {2, 3})
-                         .add("model.layers.0.mlp.switch_mlp.up_proj.weight", DType::f32, {1, 2, 3})),
+  EXPECT_EQ(separation_error(ExpertSource("qwen2_moe")
+                                 .add(mlp + "0.up_proj.weight", DType::f32, {2, 3})
+                                 .add("model.layers.0.mlp.switch_mlp.up_proj.weight", DType::f32, {1, 2, 3})),
             "model: tensor 'model.layers.0.mlp.switch_mlp.up_proj.weight': '" + mlp +
                 "0.up_proj.weight' is in the checkpoint twice, under two names");
 }

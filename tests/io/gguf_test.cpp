@@ -17,7 +17,7 @@
 namespace turboquant {
 namespace {
 
-const std::filesystem::path kData = std::filesystem::path(TURBOQUANT_TEST_DATA) / "gguf";
+const std::filesystem::path kGgufData = std::filesystem::path(TURBOQUANT_TEST_DATA) / "gguf";
 
 GgufType type_named(std::string_view wanted) {
   for (uint32_t number = 0; number < 64; ++number)
@@ -27,8 +27,8 @@ GgufType type_named(std::string_view wanted) {
 
 // Floats must have the bits that the gguf Python package gives them.
 TEST(GgufDequant, EqualsThePythonPackageBitForBit) {
-  const auto index = nlohmann::json::parse(read_text(kData / "blocks.json"));
-  const std::string data = read_text(kData / "blocks.bin");
+  const auto index = nlohmann::json::parse(read_text(kGgufData / "blocks.json"));
+  const std::string data = read_text(kGgufData / "blocks.bin");
   ASSERT_EQ(index.size(), 15U);
   for (const auto& [type_name, place] : index.items()) {
     SCOPED_TRACE(type_name);

@@ -5,11 +5,10 @@
 #include "io/error_of.h"
 #include "io/safetensors.h"
 #include "io/temp_folder.h"
+#include "io/test_data.h"
 
 namespace turboquant {
 namespace {
-
-const std::filesystem::path kData = TURBOQUANT_TEST_DATA;
 
 // A folder with tensors of these names, each one number: its place in the list.
 std::unique_ptr<Checkpoint> checkpoint_of(const TempFolder& folder, const std::vector<std::string>& names) {
@@ -31,13 +30,14 @@ std::vector<std::string> names_of(const Checkpoint& checkpoint) {
 }
 
 TEST(LanguageModelOf, PlainModelsStayAsTheyAre) {
-  const auto model = open_checkpoint(kData / "micro/qwen3_5");
+  const auto model = open_checkpoint(kTestData / "micro/qwen3_5");
   EXPECT_EQ(model->note(), "");
   EXPECT_NE(model->find("model.embed_tokens.weight"), nullptr);
 }
 
 TEST(LanguageModelOf, TheHubLayoutHasTheNamesAndValuesOfTheTextLayout) {
-  const auto hub = open_checkpoint(kData / "micro/qwen3_5_hub"), text = open_checkpoint(kData / "micro/qwen3_5");
+  const auto hub = open_checkpoint(kTestData / "micro/qwen3_5_hub"),
+             text = open_checkpoint(kTestData / "micro/qwen3_5");
   ASSERT_EQ(names_of(*hub), names_of(*text));
   for (const TensorInfo& info : text->tensors()) {
     const Tensor a = hub->read(info.name), b = text->read(info.name);

@@ -11,11 +11,10 @@
 #include <vector>
 
 #include "core/random.h"
+#include "io/test_data.h"
 #include "models/model.h"
 
 namespace turboquant::experts_test {
-
-inline const std::filesystem::path kData = TURBOQUANT_TEST_DATA;
 
 inline std::unique_ptr<Model> load(const Checkpoint& checkpoint, bool exact, int threads = 2) {
   return load_model(checkpoint, make_cpu_ops(std::make_shared<ThreadPool>(threads)),

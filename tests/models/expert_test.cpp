@@ -36,17 +36,17 @@ void expect_golden(const std::filesystem::path& folder, double bound) {
 }
 
 TEST(Experts, GoldenLogitsAndContinuations) {
-  for (const char* name : {"qwen2_moe", "gpt_oss", "gpt_oss_mxfp4"}) expect_golden(kData / "micro" / name, 1e-4);
+  for (const char* name : {"qwen2_moe", "gpt_oss", "gpt_oss_mxfp4"}) expect_golden(kTestData / "micro" / name, 1e-4);
 }
 
 TEST(Experts, FilesOfTheOriginal) {
-  for (const char* name : {"qwen2_moe-3b-g64", "gpt_oss_mxfp4-3b-g64"}) expect_golden(kData / "tq" / name, 1e-4);
+  for (const char* name : {"qwen2_moe-3b-g64", "gpt_oss_mxfp4-3b-g64"}) expect_golden(kTestData / "tq" / name, 1e-4);
 }
 
 TEST(Experts, TokensAreIndependent) {
   for (const char* name : {"qwen2_moe", "gpt_oss"}) {
     SCOPED_TRACE(name);
-    expect_independent_tokens(*open_checkpoint(kData / "micro" / name), true);
+    expect_independent_tokens(*open_checkpoint(kTestData / "micro" / name), true);
   }
 }
 

@@ -12,11 +12,10 @@
 #include <vector>
 
 #include "io/safetensors.h"
+#include "io/test_data.h"
 #include "models/model.h"
 
 namespace turboquant {
-
-inline const std::filesystem::path kTestData = TURBOQUANT_TEST_DATA;
 
 inline std::shared_ptr<ThreadPool> two_threads() {
   static const auto pool = std::make_shared<ThreadPool>(2);

@@ -8,12 +8,12 @@ namespace {
 constexpr const char* kMicro[] = {"llama",         "mistral", "qwen2",       "qwen2_moe",      "gpt_oss",
                                   "gpt_oss_mxfp4", "qwen3_5", "qwen3_5_hub", "qwen3_5_moe_hub"};
 
-CacheOptions options_with(const char* bits, int64_t keep_layers = 0) {
+CacheOptions cache_with(const char* bits, int64_t keep_layers = 0) {
   return {DType::f16, parse_kv_bits(bits), keep_layers};
 }
 
 std::unique_ptr<Model> model_with(const Checkpoint& checkpoint, const char* bits) {
-  return load_model(checkpoint, make_cpu_ops(two_threads()), {.exact = true, .cache = options_with(bits)});
+  return load_model(checkpoint, make_cpu_ops(two_threads()), {.exact = true, .cache = cache_with(bits)});
 }
 
 uint64_t bytes_of(Model& model, const CacheOptions& options, int64_t tokens) {
@@ -66,7 +66,7 @@ TEST(CompressedModel, EveryArchitecture) {
       const bool full = layers[i].n_kv_heads > 0 && layers[i].window == 0;
       EXPECT_EQ(cache.layers[i]->bytes() != uncompressed.layers[i]->bytes(), full) << name << ", layer " << i;
     }
-    EXPECT_EQ(cache.bytes(), bytes_of(*three, options_with("k4v3"), static_cast<int64_t>(tokens.size()))) << name;
+    EXPECT_EQ(cache.bytes(), bytes_of(*three, cache_with("k4v3"), static_cast<int64_t>(tokens.size()))) << name;
   }
 }
 
@@ -74,7 +74,7 @@ TEST(CompressedModel, KeptLayersCountThoseWithKeysAndValues) {
   const auto checkpoint = open_checkpoint((kTestData / "micro" / "llama").string());
   const auto plain = model_with(*checkpoint, "fp16");
   const auto layers = static_cast<uint64_t>(plain->info().n_layers);
-  const auto bytes = [&](const char* bits, int64_t keep) { return bytes_of(*plain, options_with(bits, keep), 10'000); };
+  const auto bytes = [&](const char* bits, int64_t keep) { return bytes_of(*plain, cache_with(bits, keep), 10'000); };
   const uint64_t all = bytes("fp16", 0), none = bytes("3", 0), saved = (all - none) / layers;
   EXPECT_EQ(bytes("3", 1), none + 2 * saved);
   EXPECT_EQ(bytes("3", plain->info().n_layers), all);

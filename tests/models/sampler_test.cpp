@@ -16,7 +16,7 @@ namespace {
 
 const std::vector<float> kLogits = {0.5F, 2.0F, -1.0F, 1.5F, 2.5F, 0.0F};
 
-GenerateOptions options_with(float temperature) {
+GenerateOptions at_temperature(float temperature) {
   GenerateOptions options;
   options.temperature = temperature;
   options.seed = 1234;
@@ -56,10 +56,10 @@ void expect_distribution(const std::map<int32_t, double>& drawn, const std::map<
 }
 
 TEST(Sampler, GreedyTakesTheLargest) {
-  EXPECT_EQ(Sampler(options_with(0)).sample(kLogits, {}), 4);
+  EXPECT_EQ(Sampler(at_temperature(0)).sample(kLogits, {}), 4);
   const std::vector<float> equal = {1, 3, 3, 2};
-  EXPECT_EQ(Sampler(options_with(0)).sample(equal, {}), 1);  // of equals, the first
-  GenerateOptions options = options_with(0);
+  EXPECT_EQ(Sampler(at_temperature(0)).sample(equal, {}), 1);  // of equals, the first
+  GenerateOptions options = at_temperature(0);
   options.top_k = 3;
   options.top_p = 0.5F;
   options.min_p = 0.5F;
@@ -69,19 +69,19 @@ TEST(Sampler, GreedyTakesTheLargest) {
 TEST(Sampler, Temperature) {
   const std::vector<int32_t> all = {0, 1, 2, 3, 4, 5};
   for (const float temperature : {0.5F, 1.0F, 3.0F})
-    expect_distribution(shares(options_with(temperature)), expected_shares(static_cast<double>(temperature), all));
-  const auto cold = shares(options_with(0.01F));
+    expect_distribution(shares(at_temperature(temperature)), expected_shares(static_cast<double>(temperature), all));
+  const auto cold = shares(at_temperature(0.01F));
   EXPECT_EQ(cold.size(), 1u);
   EXPECT_TRUE(cold.contains(4));
 }
 
 TEST(Sampler, LargeLogitsDoNotOverflow) {
   const std::vector<float> logits = {10000, 10001, -30000};
-  expect_distribution(shares(options_with(1), logits), expected_shares(1, {0, 1}, {0, 1}));
+  expect_distribution(shares(at_temperature(1), logits), expected_shares(1, {0, 1}, {0, 1}));
 }
 
 TEST(Sampler, TopK) {
-  GenerateOptions options = options_with(1);
+  GenerateOptions options = at_temperature(1);
   options.top_k = 1;
   EXPECT_EQ(shares(options, kLogits, {}, 500).size(), 1u);
   EXPECT_EQ(Sampler(options).sample(kLogits, {}), 4);
@@ -93,7 +93,7 @@ TEST(Sampler, TopK) {
 
 TEST(Sampler, TopP) {
   // Probabilities in order: 0.43 (4), 0.26 (1), 0.16 (3), 0.06 (0), ...
-  GenerateOptions options = options_with(1);
+  GenerateOptions options = at_temperature(1);
   options.top_p = 1e-6F;
   EXPECT_EQ(shares(options, kLogits, {}, 500).size(), 1u);
   EXPECT_EQ(Sampler(options).sample(kLogits, {}), 4);
@@ -108,7 +108,7 @@ TEST(Sampler, TopP) {
 }
 
 TEST(Sampler, MinP) {
-  GenerateOptions options = options_with(1);
+  GenerateOptions options = at_temperature(1);
   options.min_p = 1;
   EXPECT_EQ(shares(options, kLogits, {}, 500).size(), 1u);
   EXPECT_EQ(Sampler(options).sample(kLogits, {}), 4);
@@ -117,7 +117,7 @@ TEST(Sampler, MinP) {
 }
 
 TEST(Sampler, RepetitionPenalty) {
-  GenerateOptions options = options_with(0);
+  GenerateOptions options = at_temperature(0);
   options.repetition_penalty = 1.5F;
   Sampler greedy(options);
   EXPECT_EQ(greedy.sample(kLogits, {}), 4);
@@ -128,7 +128,7 @@ TEST(Sampler, RepetitionPenalty) {
   options.repetition_penalty = 1.2F;
   EXPECT_EQ(Sampler(options).sample(kLogits, often), 4);
   // Below zero the penalty multiplies.
-  options = options_with(1);
+  options = at_temperature(1);
   options.repetition_penalty = 2;
   const std::vector<int32_t> two = {2};
   expect_distribution(shares(options, kLogits, two),
@@ -136,7 +136,7 @@ TEST(Sampler, RepetitionPenalty) {
 }
 
 TEST(Sampler, PresenceAndFrequencyPenalties) {
-  GenerateOptions options = options_with(0);
+  GenerateOptions options = at_temperature(0);
   options.presence_penalty = 1.2F;
   const std::vector<int32_t> text = {4, 1, 4, 4, 0};
   EXPECT_EQ(Sampler(options).sample(kLogits, text), 3);     // 1.3 and 0.8 against 1.5
@@ -152,7 +152,7 @@ TEST(Sampler, PresenceAndFrequencyPenalties) {
 }
 
 TEST(Sampler, Biases) {
-  GenerateOptions options = options_with(0);
+  GenerateOptions options = at_temperature(0);
   options.logit_bias = {{2, 3.6F}};
   EXPECT_EQ(Sampler(options).sample(kLogits, {}), 2);
   options.logit_bias = {{4, -INFINITY}, {1, -100.0F}};
@@ -216,7 +216,7 @@ TEST(Sampler, EqualsThePlainRules) {
 
 TEST(Sampler, SeedsRepeat) {
   const auto draws = [](std::optional<uint64_t> seed) {
-    GenerateOptions options = options_with(1);
+    GenerateOptions options = at_temperature(1);
     options.seed = seed;
     Sampler sampler(options);
     std::vector<int32_t> tokens;

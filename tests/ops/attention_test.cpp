@@ -95,8 +95,6 @@ void expect_token_right(const Sequence& s, const Tensor& out, int64_t token, con
   }
 }
 
-CpuOps make_ops(CpuLevel level, int threads) { return {std::make_shared<ThreadPool>(threads), level}; }
-
 TEST(Attention, TokensSeeAllBeforeThem) {
   Dice dice(1);
   for (const CpuLevel level : available_cpu_levels())
@@ -104,7 +102,7 @@ TEST(Attention, TokensSeeAllBeforeThem) {
       for (const int64_t group : {1, 3, 4})
         for (const int64_t length : {1, 17, 255, 256, 257, is_slow(level) ? 300 : 1100}) {
           const Sequence s(2 * group, 2, dice.one_of({16, 32, 48}), dtype, length, dice);
-          CpuOps ops = make_ops(level, 2);
+          CpuOps ops = ops_at(level, 2);
           const Tensor out = attend_at_once(ops, s);
           const std::string what = std::string(name(level)) + " " + std::string(name(dtype)) + ", " +
                                    std::to_string(length) + " tokens, group " + std::to_string(group);
@@ -121,7 +119,7 @@ TEST(Attention, BoundedScores) {
       for (const int64_t window : {0, 70}) {
         Sequence s(6, 2, 32, dtype, is_slow(level) ? 100 : 300, dice, window);
         s.shape.softcap = 4;
-        CpuOps ops = make_ops(level, 2);
+        CpuOps ops = ops_at(level, 2);
         const Tensor out = attend_at_once(ops, s);
         const std::string what = std::string(name(level)) + ", window " + std::to_string(window);
         for (const int64_t token : {int64_t{0}, int64_t{77}, s.tokens() - 1}) expect_token_right(s, out, token, what);
@@ -142,7 +140,7 @@ TEST(Attention, ChunksAndThreadsDoNotMatter) {
     for (const DType dtype : {DType::f16, DType::f32})
       for (const int64_t group : {1, 3, 4}) {
         const Sequence s(2 * group, 2, 16, dtype, is_slow(level) ? 270 : 1100, dice);
-        CpuOps single = make_ops(level, 1);
+        CpuOps single = ops_at(level, 1);
         const Tensor expected = attend_at_once(single, s);
         const std::string what =
             std::string(name(level)) + " " + std::string(name(dtype)) + ", group " + std::to_string(group);
@@ -150,7 +148,7 @@ TEST(Attention, ChunksAndThreadsDoNotMatter) {
           EXPECT_TRUE(same_bytes(attend(single, s, [](int64_t) { return int64_t{1}; }), expected)) << what;
         }
         for (const int threads : {1, 2, 3}) {
-          CpuOps ops = make_ops(level, threads);
+          CpuOps ops = ops_at(level, threads);
           const int64_t largest = dice.one_of({20, 300});
           const auto chunk = [&](int64_t) { return dice.between(1, dice.one_of({3, largest})); };
           EXPECT_TRUE(same_bytes(attend(ops, s, chunk), expected)) << what << ", " << threads << " threads";
@@ -168,14 +166,14 @@ TEST(Attention, SlidingWindows) {
         Sequence s(2 * group, 2, 16, dtype, length, dice, window);
         if (dice.between(0, 1) == 1)
           s.shape.sinks = from_float(dice.normals(2 * group, 4).data(), {2 * group}, DType::f32);
-        CpuOps single = make_ops(level, 1);
+        CpuOps single = ops_at(level, 1);
         const Tensor expected = attend_at_once(single, s);
         const std::string what = std::string(name(level)) + " " + std::string(name(dtype)) + ", window " +
                                  std::to_string(window) + ", group " + std::to_string(group);
         for (const int64_t token : {int64_t{0}, int64_t{1}, int64_t{255}, int64_t{256}, length / 2, length - 1})
           expect_token_right(s, expected, token, what);
         for (const int threads : {1, 2}) {
-          CpuOps ops = make_ops(level, threads);
+          CpuOps ops = ops_at(level, threads);
           const auto chunk = [&](int64_t) { return dice.between(1, dice.one_of({1, 3, 70})); };
           EXPECT_TRUE(same_bytes(attend(ops, s, chunk), expected)) << what << ", " << threads << " threads";
         }
@@ -187,7 +185,7 @@ TEST(Attention, WhatIsBehindTheLastTokenDoesNotMatter) {
   Dice dice(3);
   for (const CpuLevel level : available_cpu_levels()) {
     const Sequence s(2, 1, 32, DType::f32, 70, dice);
-    CpuOps ops = make_ops(level, 1);
+    CpuOps ops = ops_at(level, 1);
     const Tensor expected = attend_at_once(ops, s);
     const Pages pages(ops, s.shape, s.dtype, 70);
     const KvPages all = pages.with(0);
@@ -200,7 +198,7 @@ TEST(Attention, WhatIsBehindTheLastTokenDoesNotMatter) {
 }
 
 TEST(Attention, PagesHoldKeysAndValuesOfAllHeads) {
-  const CpuOps ops = make_ops(CpuLevel::scalar, 1);
+  const CpuOps ops = ops_at(CpuLevel::scalar, 1);
   EXPECT_EQ(ops.page_tokens(), 256);
   EXPECT_EQ(ops.page_bytes({6, 2, 64, 1, 0}, DType::f16), size_t{2} * 2 * 256 * 64 * 2);
   EXPECT_EQ(ops.page_bytes({6, 2, 64, 1, 0}, DType::f32), size_t{2} * 2 * 256 * 64 * 4);
@@ -208,7 +206,7 @@ TEST(Attention, PagesHoldKeysAndValuesOfAllHeads) {
 
 TEST(Attention, SaysWhatDoesNotFit) {
   Dice dice(4);
-  CpuOps ops = make_ops(detected_cpu_level(), 1);
+  CpuOps ops = ops_at(detected_cpu_level(), 1);
   const Sequence s(4, 2, 32, DType::f16, 3, dice);
   const Pages pages(ops, s.shape, s.dtype, 3);
   const auto append = [&](const Tensor& keys, const Tensor& values, const AttentionShape& shape, const KvPages& cache) {

@@ -5,12 +5,11 @@
 
 #include "core/random.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/support.h"
 #include "quant/quantize.h"
 
 namespace turboquant {
 namespace {
-
-CpuOps ops_of(CpuLevel level) { return {std::make_shared<ThreadPool>(2), level}; }
 
 Tensor noise(uint64_t seed, int64_t rows, int64_t cols, float scale = 1) {
   Tensor x = Tensor::zeros(DType::f32, {rows, cols});
@@ -37,7 +36,7 @@ TEST(ExpertOps, ProductsOfGatheredTokens) {
   for (const CpuLevel level : available_cpu_levels())
     for (const int bits : {3, 8, 32}) {
       SCOPED_TRACE("level " + std::to_string(static_cast<int>(level)) + ", bits " + std::to_string(bits));
-      CpuOps ops = ops_of(level);
+      CpuOps ops = ops_at(level, 2);
       const int64_t width = 96;
       const Tensor x = noise(1, 31, width);
       const Weight first = matrix(2, 40, width, bits), second = matrix(3, 17, width, bits);
@@ -64,7 +63,7 @@ TEST(ExpertOps, ProductsOfGatheredTokens) {
 }
 
 TEST(ExpertOps, ProductsCheckTheirInputs) {
-  CpuOps ops = ops_of(CpuLevel::scalar);
+  CpuOps ops = ops_at(CpuLevel::scalar, 2);
   const Weight dense = matrix(1, 16, 32, 32), tiled = matrix(1, 16, 32, 3);
   const Activations x = ops.gather(ops.prepare(noise(2, 3, 32), {}, false), std::vector<int32_t>{1, 2});
   const auto message = [&](const Product& product) {
@@ -86,7 +85,7 @@ TEST(ExpertOps, ProductsCheckTheirInputs) {
 
 TEST(ExpertOps, ClampedSwiglu) {
   for (const CpuLevel level : available_cpu_levels()) {
-    CpuOps ops = ops_of(level);
+    CpuOps ops = ops_at(level, 2);
     for (const int64_t width : {1, 5, 16, 37, 4200}) {
       const Tensor gate = noise(1, 3, width, 6), up = noise(2, 3, width, 6);
       const std::vector<float> result = floats(ops.clamped_swiglu(gate, up, 1.702F, 7));
@@ -109,7 +108,7 @@ TEST(ExpertOps, ClampedSwiglu) {
 }
 
 TEST(ExpertOps, WeightedRows) {
-  CpuOps ops = ops_of(cpu_level());
+  CpuOps ops = ops_at(cpu_level(), 2);
   const Tensor x = noise(1, 5, 3);
   const std::vector<int32_t> rows = {4, 0, 2, 2};
   const std::vector<float> weights = {0.5F, 2, -1, 3};
@@ -129,7 +128,7 @@ TEST(ExpertOps, WeightedRows) {
 TEST(ExpertOps, AttentionSinks) {
   for (const CpuLevel level : available_cpu_levels())
     for (const int64_t length : {3, 600}) {
-      CpuOps ops = ops_of(level);
+      CpuOps ops = ops_at(level, 2);
       AttentionShape shape{2, 1, 16, 0.25F, 0, {}};
       const int64_t pages = (length + ops.page_tokens() - 1) / ops.page_tokens();
       std::vector<Tensor> memory;

@@ -16,8 +16,6 @@ std::vector<float> values_of(const Tensor& tensor) {
   return {tensor.data<float>(), tensor.data<float>() + tensor.elements()};
 }
 
-CpuOps ops_of(CpuLevel level) { return {std::make_shared<ThreadPool>(2), level}; }
-
 /// The tokens of a sequence in parts, 1 to all of them each.
 std::vector<int64_t> random_cuts(int64_t tokens, Dice& dice) {
   std::vector<int64_t> cuts{0};
@@ -120,7 +118,7 @@ std::vector<float> delta_by_definition(const DeltaCase& c, std::vector<double>& 
 TEST(GatedDelta, IsTheDefinitionOnEveryLevel) {
   for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(1);
-    CpuOps ops = ops_of(level);
+    CpuOps ops = ops_at(level, 2);
     double worst = 0, worst_state = 0;
     for (int trial = 0; trial < 60; ++trial) {
       const DeltaCase c(dice);
@@ -158,7 +156,7 @@ TEST(GatedDelta, LongTextsStayExact) {
     std::vector<double> memory(c.state.begin(), c.state.end());
     const std::vector<float> expected = delta_by_definition(c, memory);
     const Tensor out = Tensor::zeros(DType::f32, {c.tokens, c.shape.values()});
-    CpuOps ops = ops_of(level);
+    CpuOps ops = ops_at(level, 2);
     ops.begin_scope();
     ops.gated_delta(c.qkv, c.gates, c.shape, 0, c.state_tensor(), out);
     EXPECT_LT(relative_to_norm(out.data<float>(), expected.data(), out.elements()), 1e-6) << name(level);
@@ -168,7 +166,7 @@ TEST(GatedDelta, LongTextsStayExact) {
 TEST(GatedDelta, CutsDoNotMatter) {
   for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(2);
-    CpuOps ops = ops_of(level);
+    CpuOps ops = ops_at(level, 2);
     for (int trial = 0; trial < 20; ++trial) {
       const DeltaCase c(dice);
       const Tensor whole_state = c.state_tensor(), state = c.state_tensor();
@@ -189,7 +187,7 @@ TEST(GatedDelta, CutsDoNotMatter) {
 }
 
 TEST(GatedDelta, ForgetsAndKeepsAtTheEndsOfItsGates) {
-  CpuOps ops = ops_of(detected_cpu_level());
+  CpuOps ops = ops_at(detected_cpu_level(), 2);
   const DeltaShape shape{1, 2, 2, 1};
   // The first head forgets all and writes all, the second keeps all and writes nothing.
   const DeltaGates gates{tensor_of({1000, -1000}, {1, 2}), tensor_of({1000, -1000}, {1, 2}), tensor_of({1, 1}, {2}),
@@ -207,7 +205,7 @@ TEST(GatedDelta, ForgetsAndKeepsAtTheEndsOfItsGates) {
 }
 
 TEST(GatedDelta, RefusesOtherShapes) {
-  CpuOps ops = ops_of(CpuLevel::scalar);
+  CpuOps ops = ops_at(CpuLevel::scalar, 2);
   Dice dice(3);
   const DeltaCase c(dice);
   const Tensor out = Tensor::zeros(DType::f32, {c.tokens, c.shape.values()});
@@ -239,7 +237,7 @@ struct ConvCase {
 TEST(Conv1d, IsTheDefinitionOnEveryLevel) {
   for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(4);
-    CpuOps ops = ops_of(level);
+    CpuOps ops = ops_at(level, 2);
     for (int trial = 0; trial < 40; ++trial) {
       const ConvCase c(dice);
       std::vector<float> inputs = c.state;  // all that the sequence has seen, one row a token
@@ -266,7 +264,7 @@ TEST(Conv1d, IsTheDefinitionOnEveryLevel) {
 TEST(Conv1d, CutsDoNotMatter) {
   for (const CpuLevel level : available_cpu_levels()) {
     Dice dice(5);
-    CpuOps ops = ops_of(level);
+    CpuOps ops = ops_at(level, 2);
     for (int trial = 0; trial < 20; ++trial) {
       const ConvCase c(dice);
       const Tensor whole = Tensor::zeros(DType::f32, c.x.shape()), parts = Tensor::zeros(DType::f32, c.x.shape());
@@ -281,7 +279,7 @@ TEST(Conv1d, CutsDoNotMatter) {
 }
 
 TEST(Conv1d, RefusesOtherShapes) {
-  CpuOps ops = ops_of(CpuLevel::scalar);
+  CpuOps ops = ops_at(CpuLevel::scalar, 2);
   const Tensor x = Tensor::zeros(DType::f32, {2, 8}), weight = Tensor::zeros(DType::f32, {4, 8});
   EXPECT_THROW(ops.conv1d(x, weight, Tensor::zeros(DType::f32, {4, 8}), x), Error);
   EXPECT_THROW(ops.conv1d(x, Tensor::zeros(DType::f32, {4, 7}), Tensor::zeros(DType::f32, {3, 8}), x), Error);
@@ -306,7 +304,7 @@ TEST(SigmoidGate, IsTheDefinitionOnEveryLevel) {
 }
 
 TEST(SliceBlocks, TakesTheSameColumnsOfEveryBlock) {
-  CpuOps ops = ops_of(CpuLevel::scalar);
+  CpuOps ops = ops_at(CpuLevel::scalar, 2);
   std::vector<float> values(24);
   std::iota(values.begin(), values.end(), 0.0F);
   const Tensor x = tensor_of(values, {2, 12});
@@ -316,7 +314,7 @@ TEST(SliceBlocks, TakesTheSameColumnsOfEveryBlock) {
 }
 
 TEST(Rope, TurnsTheFirstValuesOfLongerHeads) {
-  CpuOps ops = ops_of(detected_cpu_level());
+  CpuOps ops = ops_at(detected_cpu_level(), 2);
   const Tensor cos = tensor_of({0}, {1, 1}), sin = tensor_of({1}, {1, 1});  // a quarter turn
   const std::vector<int32_t> positions{0};
   const Tensor x = tensor_of({1, 2, 3, 4, 5, 6, 7, 8}, {1, 8});

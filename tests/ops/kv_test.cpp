@@ -109,9 +109,9 @@ TEST(AttendBlocks, ARowDoesNotDependOnTheOthers) {
 }
 
 /// A layer of one sequence whose blocks are compressed as soon as a full one stands behind them.
-class Sequence {
+class CompressingSequence {
  public:
-  Sequence(CpuOps& ops, const AttentionShape& shape, KvBits bits)
+  CompressingSequence(CpuOps& ops, const AttentionShape& shape, KvBits bits)
       : ops_(ops), shape_(shape), code_(make_kv_code(bits, shape.head_dim)) {}
 
   /// Tokens of one block at most.
@@ -166,7 +166,7 @@ struct Inputs {
 };
 
 Tensor attend(CpuOps& ops, const Inputs& in, KvBits bits, int64_t chunk) {
-  Sequence sequence(ops, in.shape, bits);
+  CompressingSequence sequence(ops, in.shape, bits);
   Tensor out = Tensor::zeros(DType::f32, in.q.shape());
   for (int64_t begin = 0; begin < in.q.dim(0);) {
     const int64_t end = std::min({begin + chunk, (begin / kKvBlockTokens + 1) * kKvBlockTokens, in.q.dim(0)});

@@ -45,12 +45,6 @@ Weight random_weight(const Kind& kind, int64_t rows, int64_t cols, Dice& dice) {
   return weight;
 }
 
-Tensor random_tensor(int64_t rows, int64_t width, Dice& dice) {
-  return from_float(dice.normals(rows * width).data(), {rows, width}, DType::f32);
-}
-
-CpuOps make_ops(CpuLevel level, int threads = 1) { return {std::make_shared<ThreadPool>(threads), level}; }
-
 /// Some matrices of one input, every second with a bias.
 struct Layer {
   std::vector<Weight> weights;
@@ -109,7 +103,7 @@ TEST(MatMul, ExactProductsAreThoseOfDoublePrecision) {
       for (const int64_t tokens : {1, 2, 7, 13, 65}) {
         const Tensor x = random_tensor(tokens, cols, dice);
         for (const CpuLevel level : available_cpu_levels()) {
-          CpuOps ops = make_ops(level);
+          CpuOps ops = ops_at(level, 1);
           const Activations in = ops.prepare(x, rotation, true);
           EXPECT_FALSE(in.q);
           for (int64_t t = 0; t < tokens; ++t) {
@@ -143,7 +137,7 @@ TEST(MatMul, Int8ProductsStayWithinTheRoundingOfTheirInputs) {
       for (const int64_t tokens : {1, 3, 14, 25}) {
         const Tensor x = random_tensor(tokens, cols, dice);
         for (const CpuLevel level : available_cpu_levels()) {
-          CpuOps ops = make_ops(level);
+          CpuOps ops = ops_at(level, 1);
           const Activations in = ops.prepare(x, make_rotation(cols, 3), false);
           const std::vector<Tensor> y = ops.matmul(in, layer.projections);
           double squares = 0, error_squares = 0;
@@ -175,11 +169,11 @@ TEST(MatMul, Int8ProductsAreTheScalarLevelsBitForBit) {
       for (const int64_t tokens : {1, 2, 12, 13, 33, 65}) {
         const Tensor x = random_tensor(tokens, cols, dice);
         const Rotation rotation = make_rotation(cols, 3);
-        CpuOps scalar = make_ops(CpuLevel::scalar);
+        CpuOps scalar = ops_at(CpuLevel::scalar, 1);
         const Activations in = scalar.prepare(x, rotation, false);
         const std::vector<Tensor> expected = scalar.matmul(in, layer.projections);
         for (const CpuLevel level : available_cpu_levels()) {
-          CpuOps ops = make_ops(level);
+          CpuOps ops = ops_at(level, 1);
           const Activations own = ops.prepare(x, rotation, false);
           ASSERT_TRUE(same_bytes(in.scale, own.scale) && same_bytes(in.sum, own.sum)) << name(level);
           const std::vector<Tensor> y = ops.matmul(in, layer.projections), z = ops.matmul(own, layer.projections);
@@ -222,11 +216,11 @@ TEST(MatMul, ATokensResultDoesNotDependOnItsBatch) {
     for (const CpuLevel level : available_cpu_levels())
       for (const bool exact : {true, false}) {
         std::vector<std::vector<float>> alone;
-        CpuOps single = make_ops(level);
+        CpuOps single = ops_at(level, 1);
         for (int64_t t = 0; t < kTokens; ++t)
           alone.push_back(results_by_token(single, x.rows(t, t + 1), rotation, exact, layer).front());
         for (const int threads : {1, 2, 3}) {
-          CpuOps ops = make_ops(level, threads);
+          CpuOps ops = ops_at(level, threads);
           for (int64_t tokens = 1; tokens <= kTokens; tokens += threads == 1 ? 1 : dice.between(1, 12)) {
             const int64_t first = dice.between(0, kTokens - tokens);
             const auto batch = results_by_token(ops, x.rows(first, first + tokens), rotation, exact, layer);
@@ -249,11 +243,11 @@ TEST(MatMul, RowsLongerThanAPanel) {
     layer.add(random_weight({"", {Method::tcq16, bits, 64, DType::f16}}, kRows, kCols, dice), dice);
     const Tensor x = random_tensor(13, kCols, dice);
     const auto expected = [&] {
-      CpuOps scalar = make_ops(CpuLevel::scalar);
+      CpuOps scalar = ops_at(CpuLevel::scalar, 1);
       return results_by_token(scalar, x, {}, false, layer);
     }();
     for (const CpuLevel level : available_cpu_levels()) {
-      CpuOps ops = make_ops(level, 2);
+      CpuOps ops = ops_at(level, 2);
       const auto batch = results_by_token(ops, x, {}, false, layer);
       for (int64_t t = 0; t < 13; ++t) {
         ASSERT_TRUE(same_bits(batch[static_cast<size_t>(t)], expected[static_cast<size_t>(t)])) << name(level);
@@ -279,7 +273,7 @@ TEST(MatMul, SeveralMatricesAtOnce) {
   for (const CpuLevel level : available_cpu_levels())
     for (const int threads : {1, 3})
       for (const int64_t tokens : {1, 5}) {
-        CpuOps ops = make_ops(level, threads);
+        CpuOps ops = ops_at(level, threads);
         const Activations in = ops.prepare(random_tensor(tokens, kCols, dice), make_rotation(kCols, 1), false);
         const std::vector<Tensor> all = ops.matmul(in, layer.projections);
         ASSERT_EQ(all.size(), layer.projections.size());
@@ -299,7 +293,7 @@ TEST(MatMul, ZeroInputsGiveTheBias) {
     for (const CpuLevel level : available_cpu_levels())
       for (const bool exact : {true, false})
         for (const int64_t tokens : {1, 3}) {
-          CpuOps ops = make_ops(level);
+          CpuOps ops = ops_at(level, 1);
           const Activations in = ops.prepare(Tensor::zeros(DType::f32, {tokens, 64}), make_rotation(64, 1), exact);
           const std::vector<Tensor> y = ops.matmul(in, layer.projections);
           for (int64_t i = 0; i < tokens * 20; ++i) {
@@ -341,7 +335,7 @@ TEST(MatMul, AnObserverSeesProductsAndMaySkipThem) {
 
 TEST(MatMul, SaysWhatDoesNotFit) {
   Dice dice(8);
-  CpuOps ops = make_ops(detected_cpu_level());
+  CpuOps ops = ops_at(detected_cpu_level(), 1);
   const Weight weight = random_weight(all_kinds()[0], 10, 64, dice);
   const Projection plain{&weight, nullptr};
   const Activations narrow = ops.prepare(random_tensor(2, 32, dice), {}, false);

@@ -11,11 +11,7 @@
 namespace turboquant {
 namespace {
 
-Tensor random_tensor(int64_t rows, int64_t width, Dice& dice, float size = 1) {
-  return from_float(dice.normals(rows * width, size).data(), {rows, width}, DType::f32);
-}
-
-std::unique_ptr<Ops> make_ops(int threads = 2) { return make_cpu_ops(std::make_shared<ThreadPool>(threads)); }
+std::unique_ptr<Ops> default_ops(int threads = 2) { return make_cpu_ops(std::make_shared<ThreadPool>(threads)); }
 
 /// |result - expected| is at most bound * |expected|, of each row of `width`.
 void expect_rows_near(const Tensor& result, const std::vector<double>& expected, int64_t width, double bound) {
@@ -39,7 +35,7 @@ const std::pair<int64_t, int64_t> kShapes[] = {{1, 1}, {1, 64}, {2, 37}, {7, 576
 TEST(Ops, RmsNorm) {
   Dice dice(1);
   for (const auto& [tokens, width] : kShapes) {
-    const auto ops = make_ops();
+    const auto ops = default_ops();
     const Tensor x = random_tensor(tokens, width, dice, 5), weight = random_tensor(1, width, dice).reshape({width});
     std::vector<double> expected;
     for (int64_t t = 0; t < tokens; ++t) {
@@ -79,7 +75,7 @@ TEST(Ops, RopeTurnsTheHalvesOfEachHead) {
             expected[at] = a * std::cos(turn) - b * std::sin(turn);
             expected[at + static_cast<size_t>(half)] = b * std::cos(turn) + a * std::sin(turn);
           }
-      const auto ops = make_ops();
+      const auto ops = default_ops();
       expect_rows_near(ops->rope(x, cos, sin, positions), expected, heads * dim, 3e-7);
     }
 }
@@ -87,7 +83,7 @@ TEST(Ops, RopeTurnsTheHalvesOfEachHead) {
 TEST(Ops, SwigluAddAndSoftmax) {
   Dice dice(3);
   for (const auto& [tokens, width] : kShapes) {
-    const auto ops = make_ops();
+    const auto ops = default_ops();
     const Tensor a = random_tensor(tokens, width, dice, 4), b = random_tensor(tokens, width, dice);
     std::vector<double> swiglu, sum, softmax;
     for (int64_t i = 0; i < a.elements(); ++i) {
@@ -111,7 +107,7 @@ TEST(Ops, GatherRowsCopiesRows) {
   Dice dice(4);
   const Tensor x = random_tensor(6, 33, dice);
   const std::vector<int32_t> rows = {5, 0, 5, 2};
-  const auto ops = make_ops();
+  const auto ops = default_ops();
   const Tensor y = ops->gather_rows(x, rows);
   ASSERT_EQ(y.shape(), (Shape{4, 33}));
   for (int64_t i = 0; i < 4; ++i)
@@ -122,7 +118,7 @@ TEST(Ops, GatherRowsCopiesRows) {
 TEST(Ops, EmbeddingOfADenseTableCopiesItsRows) {
   Dice dice(5);
   const std::vector<int32_t> ids = {0, 19, 3, 3, 7};
-  const auto ops = make_ops();
+  const auto ops = default_ops();
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     Weight table;
     table.rows = 20;
@@ -145,7 +141,7 @@ TEST(Ops, EmbeddingOfARotatedInt8TableIsTheOriginalRowWithinHalfAStep) {
   std::vector<int32_t> ids;
   for (int32_t i = 0; i < kRows; ++i) ids.push_back(kRows - 1 - i);
   for (const int threads : {1, 3}) {
-    const auto ops = make_ops(threads);
+    const auto ops = default_ops(threads);
     const Tensor y = ops->embedding(table, rotation, ids);
     for (int64_t i = 0; i < kRows; ++i) {
       const int64_t id = ids[static_cast<size_t>(i)];
@@ -161,7 +157,7 @@ TEST(Ops, EmbeddingOfARotatedInt8TableIsTheOriginalRowWithinHalfAStep) {
 
 TEST(Ops, SayWhatDoesNotFit) {
   Dice dice(7);
-  const auto ops = make_ops(1);
+  const auto ops = default_ops(1);
   const Tensor x = random_tensor(2, 64, dice), half = Tensor::zeros(DType::f16, {2, 64}), flat = x.reshape({128});
   const Tensor weight = Tensor::zeros(DType::f32, {64});
   const auto error = [](const auto& action) { return error_of(action); };

@@ -12,6 +12,7 @@
 #include "core/cpu.h"
 #include "core/half.h"
 #include "core/tensor.h"
+#include "ops/cpu/cpu_ops.h"
 
 namespace turboquant {
 
@@ -53,6 +54,13 @@ class Dice {
   std::mt19937_64 engine_;
   std::normal_distribution<float> distribution_;
 };
+
+inline Tensor random_tensor(int64_t rows, int64_t width, Dice& dice, float size = 1) {
+  return from_float(dice.normals(rows * width, size).data(), {rows, width}, DType::f32);
+}
+
+/// The CPU backend as a processor of this level runs it.
+inline CpuOps ops_at(CpuLevel level, int threads) { return {std::make_shared<ThreadPool>(threads), level}; }
 
 /// Memory for n results, filled with `value` and followed by guard values, which nobody may write.
 template <typename T>

@@ -15,7 +15,7 @@
 namespace turboquant {
 namespace {
 
-constexpr int64_t kRows = 24;
+constexpr int64_t kQjlRows = 24;
 
 Weight encoded(const std::vector<float>& w, int64_t cols, int bits, bool qjl = true) {
   QuantSpec spec{QuantSpec::Method::original, bits, 32, DType::f16, qjl};
@@ -51,7 +51,7 @@ TEST(Qjl, SignsAreTheOppositeOfThoseOfSeed137) {
 TEST(Qjl, LeavesWhatTheTheorySays) {
   for (const int64_t cols : {512, 320, 1792})
     for (const int bits : {2, 3, 4}) {
-      const std::vector<float> w = random_normal(3, kRows * cols);
+      const std::vector<float> w = random_normal(3, kQjlRows * cols);
       const double without = squared_error(decoded(encoded(w, cols, bits, false)), w);
       const double with = squared_error(decoded(encoded(w, cols, bits)), w);
       EXPECT_NEAR(with / without, std::numbers::pi / 2 - 1, 0.04) << cols << " columns, " << bits << " bits";
@@ -61,13 +61,13 @@ TEST(Qjl, LeavesWhatTheTheorySays) {
 // The definition, in the input's basis: alpha * norm * sum of +-(S x), with S x computed forwards.
 TEST(Qjl, ProductsAreThoseOfTheDefinition) {
   constexpr int64_t kCols = 160;  // blocks of 160 = 20 * 8, whose matrix is not symmetric
-  const std::vector<float> w = random_normal(5, kRows * kCols), x = random_normal(6, kCols);
+  const std::vector<float> w = random_normal(5, kQjlRows * kCols), x = random_normal(6, kCols);
   const Weight weight = encoded(w, kCols, 3), plain = encoded(w, kCols, 3, false);
   const std::vector<float> with = decoded(weight), without = decoded(plain);
   std::vector<float> projected(kCols);
   rotate(weight.qjl.rotation, x.data(), projected.data());
   const float alpha = half_to_float(float_to_half(static_cast<float>(std::sqrt(std::numbers::pi / 2 / kCols))));
-  for (int64_t r = 0; r < kRows; ++r) {
+  for (int64_t r = 0; r < kQjlRows; ++r) {
     double product = 0, signs = 0;
     for (int64_t i = 0; i < kCols; ++i) {
       const auto at = static_cast<size_t>(r * kCols + i);
@@ -81,7 +81,7 @@ TEST(Qjl, ProductsAreThoseOfTheDefinition) {
 
 TEST(Qjl, AnyRowsDecodeAlike) {
   constexpr int64_t kCols = 64;
-  const std::vector<float> w = random_normal(7, kRows * kCols);
+  const std::vector<float> w = random_normal(7, kQjlRows * kCols);
   const Weight weight = encoded(w, kCols, 2);
   const std::vector<float> all = decoded(weight);
   std::vector<float> some(5 * kCols);

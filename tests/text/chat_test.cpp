@@ -13,22 +13,10 @@
 namespace turboquant {
 namespace {
 
-using testing::chat_golden;
-
 const std::vector<ChatMessage> kHello{{"user", "Hello"}};
 
 std::string render(const std::string& source, const std::string& variables = "{}") {
   return ChatTemplate(source, "<s>", "</s>").render_json("[]", variables, false);
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
-    return error.what();
-  }
-  return "no error";
 }
 
 // Errors are one line: white space in a message is single spaces.

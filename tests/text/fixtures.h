@@ -1,14 +1,18 @@
-// Files of tests/data/text.
+// Files of tests/data/text, and what an Error says.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 
 #include "text/tokenizer.h"
+#include "turboquant/error.h"
 
-namespace turboquant::testing {
+namespace turboquant {
 
 inline std::string read_fixture(const std::string& name) {
   std::ifstream file(std::string(TURBOQUANT_TEST_DATA) + "/text/" + name, std::ios::binary);
@@ -50,4 +54,15 @@ inline bool is_utf8(const std::string& text) {
   }
 }
 
-}  // namespace turboquant::testing
+/// Errors are one line.
+inline std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace turboquant

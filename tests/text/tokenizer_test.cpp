@@ -13,25 +13,11 @@
 namespace turboquant {
 namespace {
 
-using testing::golden_tokenizer;
-using testing::is_utf8;
-using testing::read_fixture;
-using testing::tokenizer_golden;
 using Ids = std::vector<int32_t>;
 
 const Tokenizer& smollm2() {
   static const Tokenizer tokenizer = golden_tokenizer("smollm2");
   return tokenizer;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
-    return error.what();
-  }
-  return "no error";
 }
 
 #define EXPECT_ERROR(statement, part)                                       \
