@@ -31,11 +31,6 @@ void check_options(const EngineOptions& options) {
   if (failed) throw Error(fmt::format("--prompt-cache-dir {}: {}", options.prompt_cache_dir, failed.message()));
 }
 
-struct EmbeddingJob {
-  Embedding embedding;
-  std::promise<std::vector<float>> result;
-};
-
 std::vector<float> unit_mean(const Embedding& embedding) {
   double norm = 0;
   for (const double value : embedding.sum) norm += value * value;
@@ -126,6 +121,11 @@ class Engine::Impl {
   }
 
  private:
+  struct EmbeddingJob {
+    Embedding embedding;
+    std::promise<std::vector<float>> result;
+  };
+
   void check_open() const {
     if (draining_ || stopping_) throw Error("the server is shutting down; it takes no more requests");
   }
