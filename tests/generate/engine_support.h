@@ -10,19 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "core/sanitized.h"
 #include "generate/engine.h"
 #include "generate/micro.h"
 #include "generate/state.h"
 #include "models/sampler.h"
 
 namespace turboquant {
-
-// Sanitized, what many tokens of several models take is minutes: fewer are enough to find what sanitizers look for.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
 
 inline LanguageModel load_for_engine(const std::string& name, const std::string& bits = "fp16", int64_t start = 0,
                                      int threads = 1) {

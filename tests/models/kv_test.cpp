@@ -35,7 +35,8 @@ double median_error(const std::vector<float>& x, const std::vector<float>& expec
 }
 
 TEST(CompressedModel, EveryArchitecture) {
-  for (const char* name : kMicro) {
+  for (const std::string name : kMicro) {
+    if (kSanitized && name != "llama" && name != "gpt_oss" && name != "qwen3_5_moe_hub") continue;
     const auto checkpoint = open_checkpoint((kTestData / "micro" / name).string());
     const auto plain = model_with(*checkpoint, "fp16"), eight = model_with(*checkpoint, "8"),
                three = model_with(*checkpoint, "k4v3");
@@ -47,7 +48,7 @@ TEST(CompressedModel, EveryArchitecture) {
                  error_3 = median_error(whole, expected, tokens.size());
     EXPECT_LT(error_8, 0.02) << name;
     EXPECT_LT(error_3, 0.25) << name;  // small models with random weights: more than real ones
-    if (name == std::string("mistral"))
+    if (name == "mistral")
       EXPECT_EQ(error_3, 0);  // windows in all layers
     else
       EXPECT_GT(error_3, 2 * error_8) << name;  // and they are compressed

@@ -34,7 +34,7 @@ TEST(Step, SameBitsInAnyBatchWithSlidingWindows) {
   TestCheckpoint checkpoint = make_tiny_llama({});
   checkpoint.config()["model_type"] = "mistral";
   checkpoint.config()["max_position_embeddings"] = 2048;
-  for (const int64_t window : {10, 256, 300}) {
+  for (const int64_t window : kSanitized ? std::vector<int64_t>{256} : std::vector<int64_t>{10, 256, 300}) {
     checkpoint.config()["sliding_window"] = window;
     expect_batch_invariance(checkpoint, false, DType::f16, 900);
   }

@@ -11,6 +11,7 @@
 
 #include "core/cpu.h"
 #include "core/half.h"
+#include "core/sanitized.h"
 #include "core/tensor.h"
 #include "ops/cpu/cpu_ops.h"
 
@@ -21,7 +22,7 @@ inline bool is_slow([[maybe_unused]] CpuLevel level) {
 #ifdef TURBOQUANT_EMULATED
   return true;
 #else
-  return level == CpuLevel::scalar;
+  return kSanitized || level == CpuLevel::scalar;
 #endif
 }
 
