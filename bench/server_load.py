@@ -34,7 +34,7 @@ def make_requests(count, seed):
         words = " ".join(source.choices(WORDS, k=int(5 * 24 ** source.random())))
         prompt = f"{common} {words}" if source.random() < 1 / 3 else words
         tokens = int(12 * 16 ** source.random())
-        requests.append({"prompt": f"{number}. {prompt}", "max_tokens": tokens, "stream": number % 2 == 0, **NO_END})
+        requests.append({"prompt": f"{prompt} {number}.", "max_tokens": tokens, "stream": number % 2 == 0, **NO_END})
     return requests
 
 
