@@ -163,7 +163,7 @@ bool RunningBatch::make_room(std::vector<Part>& parts) {
 }
 
 // Null if the step failed: then each of its requests goes back to its start and runs alone, which tells whose fault it
-// was.
+// was. A second failure is its end.
 std::optional<Tensor> RunningBatch::forward(const std::vector<Part>& parts) {
   std::vector<SequenceTokens> batch;
   for (const Part& part : parts) {
@@ -179,7 +179,7 @@ std::optional<Tensor> RunningBatch::forward(const std::vector<Part>& parts) {
     for (const Part& part : parts) {
       part.sequence->cache = rules_.empty();
       part.sequence->begun = false;
-      if (part.sequence->suspect || parts.size() == 1)
+      if (part.sequence->suspect)
         remove(*part.sequence, Finish::error, message);
       else
         part.sequence->suspect = true;
