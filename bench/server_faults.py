@@ -134,9 +134,11 @@ class Trial:
                 self.check_answer(client, "a long prompt")
                 self.check(server.stop(120) == 0, "the exit code after a full disk")
                 self.check(any("prompt cache" in line for line in server.log), "the log says nothing of a full disk")
-            self.check(not any(cache.iterdir()), "half-written files are left after a full disk")
-            with self.server("--prompt-cache-dir", cache) as (_, client):
+            whole = all(file.suffix == ".kvcache" for file in cache.iterdir())
+            self.check(whole, "files under temporary names are left after a full disk")
+            with self.server("--prompt-cache-dir", cache) as (server, client):
                 self.check_answer(client, "a full disk")
+                self.check(not any("prompt cache" in line for line in server.log), "a file that a full disk left is damaged")
 
 
 def main():
