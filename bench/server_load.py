@@ -98,8 +98,8 @@ def prompts(options):
     for name, extra in (("without", ["--no-prefix-cache"]), ("with", [])):
         with running_server(options, *extra) as (server, client):
             tokens = len(server.request("POST", "/tokenize", {"content": common})[2]["tokens"])
-            warm = [first_token(client, a_text(source, 60)) for _ in range(3)]
-            assert min(warm) > 0
+            for _ in range(3):  # the first steps measure the machine
+                first_token(client, a_text(source, 60))
             if not extra:
                 first_token(client, questions[0])
             alone = [first_token(client, question) for question in questions[1:8]]
@@ -145,7 +145,6 @@ def schemas(options):
     import jsonschema
     from schemas import SCHEMAS
 
-    valid = 0
     with running_server(options) as (_, client):
 
         def answer(number):
