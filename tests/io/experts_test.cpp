@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/half.h"
+#include "io/error_of.h"
 
 namespace turboquant {
 namespace {
@@ -56,12 +57,7 @@ std::vector<float> values(const Checkpoint& checkpoint, const std::string& name)
 }
 
 std::string separation_error(const ExpertSource& source) {
-  try {
-    separate(source);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
+  return error_of([&] { separate(source); });
 }
 
 TEST(SeparateExperts, OthersComeBackAsTheyAre) {
