@@ -574,7 +574,7 @@ def main():
             # The scalar encoder is the slow one: the job is still running when the signal comes.
             slow = {"TURBOQUANT_CPU": "scalar"}
             tester.ctrl_c("Ctrl-C: convert", "convert --hf-path {hf} --mlx-path {out} --bits 4", slow, sign="**/*")
-            tester.ctrl_c("Ctrl-C: generate", "generate --model {hf} --raw --prompt Hi --max-tokens 200000", slow)
+            tester.ctrl_c("Ctrl-C: generate", "generate --model {hf} --raw --prompt Hi --temp 0 --max-tokens 200000", slow)
             tester.ctrl_c(
                 "Ctrl-C: evaluate",
                 "evaluate --hf-path {hf} --bits 4 --no-affine --seq-len 512 --num-samples 500 "

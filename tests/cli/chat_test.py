@@ -234,7 +234,7 @@ class InATerminal(ChatTest):
         self.assertEqual(terminal.exit_code(), 0)
 
     def test_ctrl_c_stops_an_answer_and_nothing_else(self):
-        terminal = self.terminal("--max-tokens", "100000", model=self.long_model())
+        terminal = self.terminal("--max-tokens", "100000", "--temp", "0", model=self.long_model())
         terminal.expect(r"leaves\.")
         terminal.line("Hello")
         terminal.expect(r"2004l\r\n[\s\S]{20}")  # the answer has begun

@@ -30,7 +30,7 @@ def test_the_files_are_those_of_the_command(command, tmp_path, options, argument
     assert same_files(tmp_path / "a", tmp_path / "b")
     assert result.linear_layers == 28 and result.bytes > 0 and result.parameters > 0
     assert any("linear layers" in line for line in lines)
-    assert len(turboquant.load(tmp_path / "a").generate(PROMPT, max_tokens=5).tokens) == 5
+    assert len(turboquant.load(tmp_path / "a").generate(PROMPT, max_tokens=5, temperature=0).tokens) == 5
 
 
 def test_calibration(tmp_path):

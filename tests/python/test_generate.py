@@ -76,11 +76,11 @@ def test_exceptions_of_callbacks_come_through(model):
         raise Mine(piece)
 
     with pytest.raises(Mine):
-        model.generate(PROMPT, max_tokens=30, on_text=raises)
+        model.generate(PROMPT, max_tokens=30, temperature=0, on_text=raises)
     assert model.generate(PROMPT, max_tokens=3, temperature=0).finish_reason == "length"
 
 
 def test_a_callback_may_use_the_model(model):
     lengths = []
-    model.generate(PROMPT, max_tokens=5, on_text=lambda piece: lengths.append(len(model.encode(piece))))
+    model.generate(PROMPT, max_tokens=5, temperature=0, on_text=lambda piece: lengths.append(len(model.encode(piece))))
     assert len(lengths) > 0

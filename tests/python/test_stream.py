@@ -38,10 +38,10 @@ def test_closing_ends_the_writing(model):
 
 
 def test_a_with_block_and_a_dropped_stream_end_it_too(model):
-    with turboquant.stream(model, PROMPT, max_tokens=4000) as stream:
+    with turboquant.stream(model, PROMPT, max_tokens=4000, temperature=0) as stream:
         next(stream)
     assert not writers()
-    for piece in turboquant.stream(model, PROMPT, max_tokens=4000):
+    for piece in turboquant.stream(model, PROMPT, max_tokens=4000, temperature=0):
         assert piece
         break
     gc.collect()
@@ -49,7 +49,7 @@ def test_a_with_block_and_a_dropped_stream_end_it_too(model):
 
 
 def test_closing_while_the_prompt_is_read(model):
-    stream = turboquant.stream(model, [5] * 4000, max_tokens=50)
+    stream = turboquant.stream(model, [5] * 4000, max_tokens=50, temperature=0)
     stream.close()
     assert not writers()
     assert stream.result is None or stream.result.finish_reason == "cancelled"
