@@ -1,5 +1,4 @@
-// Memory that forks of a cache share until one of them writes to it. A cache and its forks are used by one thread at a
-// time.
+// Memory that forks of a cache share until one of them writes to it. Each of them is used by one thread at a time.
 #pragma once
 
 #include <cstring>
@@ -26,7 +25,12 @@ class SharedMemory {
 
   /// Before writing: a copy, if others have it, too.
   void make_own() {
-    if (memory_.use_count() == 1) return;
+    if (memory_.use_count() == 1) {
+      // use_count() does not order memory accesses, but giving up a reference does: another thread, whose cache had
+      // this memory too, has read what it copied.
+      std::shared_ptr<Tensor>(memory_).reset();
+      return;
+    }
     SharedMemory copy(bytes());
     std::memcpy(copy.data(), data(), bytes());
     *this = std::move(copy);

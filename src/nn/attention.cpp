@@ -1,5 +1,7 @@
 #include "nn/attention.h"
 
+#include <vector>
+
 namespace turboquant {
 
 namespace {
@@ -16,9 +18,14 @@ Tensor norm_heads(Ops& ops, const Tensor& x, const Tensor& weight, float eps) {
 Tensor attend(Ops& ops, const Tensor& queries, const Tensor& keys, const Tensor& values, const AttentionShape& shape,
               const Step& step, size_t layer) {
   Tensor attended = ops.empty(DType::f32, queries.shape());
+  std::vector<int64_t> weights;
   for (const SequenceRows& rows : step.sequences)
-    rows.cache->layers[layer]->attend(ops, queries.rows(rows.begin, rows.end), keys.rows(rows.begin, rows.end),
-                                      values.rows(rows.begin, rows.end), shape, attended.rows(rows.begin, rows.end));
+    weights.push_back((rows.end - rows.begin) * (rows.cache->layers[layer]->length() + rows.end - rows.begin));
+  ops.each(weights, [&](Ops& own, int64_t i) {
+    const SequenceRows& rows = step.sequences[static_cast<size_t>(i)];
+    const auto part = [&](const Tensor& tensor) { return tensor.rows(rows.begin, rows.end); };
+    rows.cache->layers[layer]->attend(own, part(queries), part(keys), part(values), shape, part(attended));
+  });
   return attended;
 }
 

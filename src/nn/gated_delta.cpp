@@ -1,6 +1,7 @@
 #include "nn/gated_delta.h"
 
 #include <cmath>
+#include <vector>
 
 namespace turboquant {
 
@@ -27,11 +28,14 @@ Tensor GatedDelta::forward(Ops& ops, const Tensor& x, const Step& step, size_t l
   const int64_t tokens = x.dim(0), heads = tokens * shape.n_value_heads;
   const std::vector<Tensor> inputs = project(ops, x, {&qkv, &z, &b, &a}, step.exact);
   const Tensor mixed = ops.empty(DType::f32, {tokens, shape.values()});
-  for (const SequenceRows& rows : step.sequences) {
+  std::vector<int64_t> weights;
+  for (const SequenceRows& rows : step.sequences) weights.push_back(rows.end - rows.begin);
+  ops.each(weights, [&](Ops& own, int64_t i) {
+    const SequenceRows& rows = step.sequences[static_cast<size_t>(i)];
     const auto part = [&](const Tensor& tensor) { return tensor.rows(rows.begin, rows.end); };
-    rows.cache->layers[layer]->recur(ops, part(inputs[0]), conv, {part(inputs[3]), part(inputs[2]), rate, dt_bias},
+    rows.cache->layers[layer]->recur(own, part(inputs[0]), conv, {part(inputs[3]), part(inputs[2]), rate, dt_bias},
                                      shape, part(mixed));
-  }
+  });
   const Tensor normed = ops.rms_norm(mixed.reshape({heads, shape.value_dim}), norm, eps);
   return project(ops, ops.swiglu(inputs[1], normed.reshape(mixed.shape())), {&out}, step.exact).front();
 }

@@ -137,6 +137,13 @@ class Ops {
   /// An uninitialized result, to be filled row by row by attention().
   virtual Tensor empty(DType dtype, Shape shape) = 0;
 
+  using Piece = std::function<void(Ops& ops, int64_t i)>;
+  /// Pieces of work that do not depend on one another, such as a layer's attention of each sequence: calls
+  /// piece(ops, i), which computes with the `ops` that it gets, once for each of `weights`. Where a thread would have
+  /// several, each piece is computed by one thread; one that weighs much among all, by all threads. Throws what a piece
+  /// throws; others may then not have been called.
+  virtual void each(std::span<const int64_t> weights, const Piece& piece) = 0;
+
   /// Tokens and bytes of one page of keys and values.
   virtual int64_t page_tokens() const = 0;
   virtual size_t page_bytes(const AttentionShape& shape, DType dtype) const = 0;

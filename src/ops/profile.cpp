@@ -1,5 +1,6 @@
 #include "ops/profile.h"
 
+#include <mutex>
 #include <type_traits>
 #include <utility>
 
@@ -67,6 +68,24 @@ class ProfilingOps final : public Ops {
     return timed(OpClass::elementwise, [&] { return ops_->softmax(x); });
   }
   Tensor empty(DType dtype, Shape shape) override { return ops_->empty(dtype, shape); }
+  // The pieces' times, taken on several threads at once, divide the time of all.
+  void each(std::span<const int64_t> weights, const Piece& piece) override {
+    const auto start = Clock::now();
+    Profile all;
+    std::mutex mutex;
+    ops_->each(weights, [&](Ops& ops, int64_t i) {
+      const auto own = std::make_shared<Profile>();
+      ProfilingOps profiling(std::shared_ptr<Ops>(std::shared_ptr<Ops>(), &ops), own);
+      piece(profiling, i);
+      const std::lock_guard lock(mutex);
+      all += *own;
+    });
+    const double seconds = all.seconds();
+    if (seconds == 0) return;
+    const double share = seconds_since(start) / seconds;
+    for (Profile::Entry& entry : all.entries) entry.seconds *= share;
+    *profile_ += all;
+  }
 
   int64_t page_tokens() const override { return ops_->page_tokens(); }
   size_t page_bytes(const AttentionShape& shape, DType dtype) const override { return ops_->page_bytes(shape, dtype); }
@@ -154,6 +173,14 @@ double Profile::seconds() const {
   double total = 0;
   for (const Entry& entry : entries) total += entry.seconds;
   return total;
+}
+
+Profile& Profile::operator+=(const Profile& other) {
+  for (size_t i = 0; i < kOpClasses; ++i) {
+    entries[i].seconds += other.entries[i].seconds;
+    entries[i].calls += other.entries[i].calls;
+  }
+  return *this;
 }
 
 std::unique_ptr<Ops> make_profiling_ops(std::shared_ptr<Ops> ops, std::shared_ptr<Profile> profile) {

@@ -24,7 +24,8 @@ constexpr size_t kOpClasses = 8;
 /// "matrix products", as tables print it.
 std::string_view name(OpClass op);
 
-/// Time and calls since it was made or cleared. Not for several threads that call ops at the same time.
+/// Time and calls since it was made or cleared. Not for several threads that call ops at the same time, but within
+/// Ops::each().
 struct Profile {
   struct Entry {
     double seconds = 0;
@@ -37,6 +38,7 @@ struct Profile {
   /// Of all classes.
   double seconds() const;
   void clear() { entries = {}; }
+  Profile& operator+=(const Profile& other);
 };
 
 /// `ops`, each call of which adds its wall time to `profile`: some 50 ns a call beside it. The head is the product with

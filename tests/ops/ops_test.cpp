@@ -1,6 +1,11 @@
 // The other ops through the interface, on the level that the environment chooses, against double precision.
 #include "ops/ops.h"
 
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <thread>
+
 #include "ops/cpu/arena.h"
 #include "ops/cpu/kernels.h"
 #include "ops/support.h"
@@ -153,6 +158,63 @@ TEST(Ops, EmbeddingOfARotatedInt8TableIsTheOriginalRowWithinHalfAStep) {
       EXPECT_LT(norm(difference.data(), kCols), 0.01 * norm(w.data<float>() + id * kCols, kCols)) << id;
     }
   }
+}
+
+TEST(Ops, EachCallsEveryPieceOnce) {
+  Dice dice(4);
+  const Tensor x = random_tensor(3, 50, dice);
+  for (const int threads : {1, 2, 5}) {
+    const auto ops = default_ops(threads);
+    for (const std::vector<int64_t>& weights : {std::vector<int64_t>{},
+                                                {0},
+                                                {0, 0},
+                                                {7},
+                                                {1, 1, 1},
+                                                {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                                                {1, 1, 100, 1, 1, 1}}) {
+      std::vector<int> calls(weights.size());
+      std::vector<Tensor> results(weights.size());
+      ops->begin_scope();
+      ops->each(weights, [&](Ops& own, int64_t i) {
+        const auto at = static_cast<size_t>(i);
+        ++calls[at];
+        results[at] = x;
+        for (int64_t n = 0; n < i; ++n) results[at] = own.add(results[at], x);
+      });
+      EXPECT_EQ(calls, std::vector<int>(weights.size(), 1));
+      for (size_t i = 0; i < results.size(); ++i)
+        for (int64_t e = 0; e < x.elements(); ++e)
+          ASSERT_NEAR(results[i].data<float>()[e], static_cast<float>(i + 1) * x.data<float>()[e],
+                      1e-5F * static_cast<float>(i + 1) * std::abs(x.data<float>()[e]))
+              << threads << " threads, piece " << i << " of " << weights.size();
+    }
+    EXPECT_THROW(ops->each(std::vector<int64_t>(9, 1),
+                           [](Ops&, int64_t i) {
+                             if (i == 6) throw Error("a piece");
+                           }),
+                 Error);
+  }
+}
+
+TEST(Ops, EachSharesOutLightPiecesAndKeepsHeavyOnesForAllThreads) {
+  const auto ops = default_ops();
+  std::mutex mutex;
+  std::condition_variable both;
+  std::set<std::thread::id> threads;
+  std::thread::id of_the_heavy_one;
+  ops->each(std::vector<int64_t>{1, 1, 1, 30, 1, 1, 1, 1}, [&](Ops&, int64_t i) {
+    std::unique_lock lock(mutex);
+    if (i == 3) {
+      of_the_heavy_one = std::this_thread::get_id();
+      EXPECT_TRUE(threads.empty());  // while the others wait, all threads are there for it
+      return;
+    }
+    threads.insert(std::this_thread::get_id());
+    both.notify_all();
+    both.wait_for(lock, std::chrono::seconds(30), [&] { return threads.size() == 2; });
+  });
+  EXPECT_EQ(threads.size(), 2);
+  EXPECT_EQ(of_the_heavy_one, std::this_thread::get_id());
 }
 
 TEST(Ops, SayWhatDoesNotFit) {

@@ -22,7 +22,7 @@ Weight dense(int64_t rows, int64_t cols, Dice& dice) {
 
 TEST(ProfilingOps, CountEachCallInItsClass) {
   Dice dice(1);
-  const auto plain = std::shared_ptr<Ops>(make_cpu_ops(std::make_shared<ThreadPool>(1)));
+  const auto plain = std::shared_ptr<Ops>(make_cpu_ops(std::make_shared<ThreadPool>(2)));
   const auto profile = std::make_shared<Profile>();
   const auto ops = make_profiling_ops(plain, profile);
   const auto start = std::chrono::steady_clock::now();
@@ -49,10 +49,13 @@ TEST(ProfilingOps, CountEachCallInItsClass) {
   ops->attention(y, shape, {DType::f16, {&page, 1}, 2}, out);
   EXPECT_THROW(ops->attention(y, shape, {DType::f16, {&page, 1}, 1}, out), Error);
 
+  // On two threads at once: both are counted, and their time is that of both together.
+  ops->each(std::vector<int64_t>(8, 1), [&](Ops& own, int64_t) { own.add(x, x); });
+
   const double passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const std::pair<OpClass, int64_t> calls[] = {
       {OpClass::embedding, 1}, {OpClass::inputs, 1},           {OpClass::products, 2},    {OpClass::attention, 2},
-      {OpClass::cache, 1},     {OpClass::linear_attention, 0}, {OpClass::elementwise, 1}, {OpClass::head, 2}};
+      {OpClass::cache, 1},     {OpClass::linear_attention, 0}, {OpClass::elementwise, 9}, {OpClass::head, 2}};
   double sum = 0;
   for (const auto& [op, count] : calls) {
     EXPECT_EQ((*profile)[op].calls, count) << name(op);

@@ -1,9 +1,10 @@
 // Memory of op results: two bump allocators that take turns. A step that makes the same sequence of requests gets the
-// same addresses, and allocates nothing after the first.
+// same addresses, and allocates nothing after the first. Several threads may allocate at the same time.
 #pragma once
 
 #include <array>
 #include <cstddef>
+#include <mutex>
 #include <vector>
 
 #include "core/tensor.h"
@@ -23,6 +24,7 @@ class Arena {
     constexpr size_t kAlignment = 64;
     const size_t bytes =
         (static_cast<size_t>(shape.elements()) * item_size(dtype) + kAlignment) / kAlignment * kAlignment;
+    const std::lock_guard lock(mutex_);
     Half& half = halves_[current_];
     while (half.chunk < half.chunks.size() && half.used + bytes > half.chunks[half.chunk].bytes()) {
       ++half.chunk;
@@ -41,6 +43,7 @@ class Arena {
     std::vector<Tensor> chunks;
     size_t chunk = 0, used = 0;
   };
+  std::mutex mutex_;
   std::array<Half, 2> halves_;
   int current_ = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "ops/cpu/expect.h"
 #include "quant/rotation.h"
@@ -256,6 +257,21 @@ Tensor CpuOps::weighted_rows(const Tensor& x, std::span<const int32_t> rows, std
     }
   });
   return out;
+}
+
+void CpuOps::each(std::span<const int64_t> weights, const Piece& piece) {
+  // One of more than half of a thread's share could leave the others waiting at the end.
+  const int64_t most = std::accumulate(weights.begin(), weights.end(), int64_t{0}) / (2 * pool_.size());
+  std::vector<int64_t> light;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] <= most)
+      light.push_back(static_cast<int64_t>(i));
+    else
+      piece(*this, static_cast<int64_t>(i));
+  }
+  pool_.parallel_for(static_cast<int64_t>(light.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) piece(*this, light[static_cast<size_t>(i)]);
+  });
 }
 
 Tensor CpuOps::softmax(const Tensor& x) {

@@ -34,6 +34,7 @@ class CpuOps final : public Ops {
                        int64_t per_token) override;
   Tensor softmax(const Tensor& x) override;
   Tensor empty(DType dtype, Shape shape) override { return arena_.allocate(dtype, shape); }
+  void each(std::span<const int64_t> weights, const Piece& piece) override;
 
   int64_t page_tokens() const override { return kPageTokens; }
   size_t page_bytes(const AttentionShape& shape, DType dtype) const override;

@@ -254,6 +254,7 @@ void attend_rows(const AttendPage& page, int first) {
   using Type = typename Load::Type;
   constexpr int kVectors = kBlockTokens / kWidth;
   constexpr int kLaneVectors = kKeyLanes / kWidth;
+  constexpr int64_t kLine = 64 / sizeof(Type);
   const auto* keys = static_cast<const Type*>(page.keys);
   const auto* values = static_cast<const Type*>(page.values);
   const int64_t dim = page.head_dim;
@@ -274,6 +275,13 @@ void attend_rows(const AttendPage& page, int first) {
       for (int r = 0; r < kRows; ++r)
         for (int v = 0; v < kLaneVectors; ++v) score[r][v] = Floats::zero();
       const Type* key = keys + (begin + lanes) * dim;
+      // What is read next: the values of these tokens, and the next keys. The runs are too short for the processor.
+      const int64_t here = kKeyLanes * dim;
+      const bool more = begin + lanes + kKeyLanes < longest;
+      for (int64_t i = 0; i < here; i += kLine) {
+        __builtin_prefetch(values + (begin + lanes) * dim + i);
+        if (more) __builtin_prefetch(key + here + i);
+      }
       for (int64_t d = 0; d < dim; ++d)
         for (int v = 0; v < kLaneVectors; ++v) {
           const Floats k = Load::load(key + d * kKeyLanes + v * kWidth);
@@ -323,14 +331,21 @@ void attend_rows(const AttendPage& page, int first) {
       page.sum[first + r] += total.sum();
     }
     const Type* value = values + begin * dim;
-    for (int64_t d = 0; d < dim; d += kWidth) {
-      Floats acc[kRows];
-      unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r] = Floats::load(page.values_sum[first + r] + d); });
-      for (int64_t t = 0; t < present; ++t) {
-        const Floats v = Load::load(value + t * dim + d);
-        unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r] = fma(Floats::all(p[r][t]), v, acc[r]); });
-      }
-      unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r].store(page.values_sum[first + r] + d); });
+    for (int64_t d = 0; d < dim; d += kKeyLanes) {  // several sums side by side: each waits for its last addition
+      Floats acc[kRows][kLaneVectors];
+      const auto each_sum = [&](const auto& use) TURBOQUANT_INLINE {
+        unroll<kRows>([&](auto r) TURBOQUANT_INLINE {
+          unroll<kLaneVectors>([&](auto v)
+                                   TURBOQUANT_INLINE { use(r, v, page.values_sum[first + r] + d + v * kWidth); });
+        });
+      };
+      each_sum([&](auto r, auto v, const float* sum) TURBOQUANT_INLINE { acc[r][v] = Floats::load(sum); });
+      for (int64_t t = 0; t < present; ++t)
+        unroll<kLaneVectors>([&](auto v) TURBOQUANT_INLINE {
+          const Floats x = Load::load(value + t * dim + d + v * kWidth);
+          unroll<kRows>([&](auto r) TURBOQUANT_INLINE { acc[r][v] = fma(Floats::all(p[r][t]), x, acc[r][v]); });
+        });
+      each_sum([&](auto r, auto v, float* sum) TURBOQUANT_INLINE { acc[r][v].store(sum); });
     }
   }
 }
@@ -339,6 +354,7 @@ template <typename Load>
 void attend_page(const AttendPage& page) {
   int r = 0;
   for (; r + 4 <= page.rows; r += 4) attend_rows<Load, 4>(page, r);
+  for (; r + 3 <= page.rows; r += 3) attend_rows<Load, 3>(page, r);
   for (; r + 2 <= page.rows; r += 2) attend_rows<Load, 2>(page, r);
   for (; r < page.rows; ++r) attend_rows<Load, 1>(page, r);
 }
