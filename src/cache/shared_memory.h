@@ -5,18 +5,17 @@
 #include <memory>
 
 #include "cache/cache.h"
-#include "core/tensor.h"
+#include "core/memory.h"
 
 namespace turboquant {
 
 class SharedMemory {
  public:
   SharedMemory() = default;
-  explicit SharedMemory(size_t bytes)
-      : memory_(std::make_shared<Tensor>(Tensor::zeros(DType::u8, {static_cast<int64_t>(bytes)}))) {}
+  explicit SharedMemory(size_t bytes) : memory_(system_memory(bytes)), bytes_(bytes) {}
 
-  std::byte* data() const { return memory_->data<std::byte>(); }
-  size_t bytes() const { return memory_ ? memory_->bytes() : 0; }
+  std::byte* data() const { return memory_.get(); }
+  size_t bytes() const { return bytes_; }
   CacheFootprint footprint() const {
     if (!memory_) return {};
     const long users = memory_.use_count();
@@ -28,7 +27,7 @@ class SharedMemory {
     if (memory_.use_count() == 1) {
       // use_count() does not order memory accesses, but giving up a reference does: another thread, whose cache had
       // this memory too, has read what it copied.
-      std::shared_ptr<Tensor>(memory_).reset();
+      std::shared_ptr<std::byte>(memory_).reset();
       return;
     }
     SharedMemory copy(bytes());
@@ -37,7 +36,8 @@ class SharedMemory {
   }
 
  private:
-  std::shared_ptr<Tensor> memory_;
+  std::shared_ptr<std::byte> memory_;
+  size_t bytes_ = 0;
 };
 
 }  // namespace turboquant

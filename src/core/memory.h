@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace turboquant {
@@ -27,6 +28,10 @@ bool reset_peak_memory();
 void use_large_pages(void* data, size_t bytes);
 /// Their size; memory that begins at a multiple of it has the most of them.
 inline constexpr size_t kLargePage = size_t{2} << 20;
+
+/// Zeros, aligned to 64 bytes. Large ones come from the system and go back to it with their last owner: for blocks that
+/// live for very different times, of which a heap would keep the holes. Throws std::bad_alloc.
+std::shared_ptr<std::byte> system_memory(size_t bytes);
 
 /// Ranges of memory that will be read soon, to be asked for in as few calls as possible.
 class PageRanges {

@@ -4,7 +4,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 namespace turboquant {
 namespace {
@@ -27,6 +30,34 @@ TEST(PeakMemory, CountsSinceTheReset) {
   EXPECT_GE(peak_memory(), before + kBytes * 3 / 4);
   ASSERT_TRUE(reset_peak_memory());
   EXPECT_LT(peak_memory(), before + kBytes / 2);
+}
+
+TEST(SystemMemory, IsZeroAlignedAndWritable) {
+  for (const size_t bytes : {size_t{1}, size_t{100}, size_t{64} << 10, (size_t{3} << 20) + 5}) {
+    const std::shared_ptr<std::byte> memory = system_memory(bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.get()) % 64, 0);
+    EXPECT_EQ(std::count(memory.get(), memory.get() + bytes, std::byte{0}), static_cast<std::ptrdiff_t>(bytes));
+    std::fill(memory.get(), memory.get() + bytes, std::byte{1});
+  }
+}
+
+TEST(SystemMemory, GoesBackToTheSystem) {
+  if (!reset_peak_memory()) GTEST_SKIP() << "this system does not say";
+  const auto resident = [] {
+    reset_peak_memory();
+    return peak_memory();
+  };
+  constexpr size_t kBlock = 100000, kBlocks = 400;
+  std::vector<std::shared_ptr<std::byte>> blocks;
+  const uint64_t before = resident();
+  for (size_t i = 0; i < kBlocks; ++i) {
+    blocks.push_back(system_memory(kBlock));
+    std::fill(blocks.back().get(), blocks.back().get() + kBlock, std::byte{1});
+  }
+  EXPECT_GE(resident(), before + kBlock * kBlocks * 9 / 10);
+  for (size_t i = 0; i < kBlocks; ++i)
+    if (i % 10 != 0) blocks[i].reset();  // holes all over
+  EXPECT_LE(resident(), before + kBlock * kBlocks * 2 / 10);
 }
 
 TEST(PageRanges, NeighboursAreOneRange) {
