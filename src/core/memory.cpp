@@ -5,12 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <fstream>
-#include <new>
 #include <optional>
 #include <string>
+
+#include "core/tensor.h"
 
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -73,16 +72,14 @@ void use_large_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes)
 }
 
 std::shared_ptr<std::byte> system_memory(size_t bytes) {
-  constexpr size_t kLarge = size_t{64} << 10, kAlignment = 64;
+  constexpr size_t kLarge = size_t{64} << 10;
   if (bytes >= kLarge) {
     void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data != MAP_FAILED)
       return {static_cast<std::byte*>(data), [bytes](std::byte* memory) { ::munmap(memory, bytes); }};
   }  // or the heap, which has some left when a process may have no more mappings
-  void* data = nullptr;
-  if (posix_memalign(&data, kAlignment, std::max(bytes, kAlignment)) != 0) throw std::bad_alloc();
-  std::memset(data, 0, bytes);
-  return {static_cast<std::byte*>(data), [](std::byte* memory) { std::free(memory); }};
+  const auto heap = std::make_shared<Tensor>(Tensor::zeros(DType::u8, {static_cast<int64_t>(bytes)}));
+  return {heap, heap->data<std::byte>()};
 }
 
 void PageRanges::add(const void* data, size_t bytes) {
