@@ -81,6 +81,23 @@ KernelRun tile_panel(const Kernels& kernels, int bits, bool in_cache) {
   return {.bytes = static_cast<double>(tiles->bytes), .run = run};
 }
 
+KernelRun tile_dot_repacked(const Kernels& kernels, int bits, bool in_cache) {
+  const auto tiles = std::make_shared<Tiles>(bits, in_cache);  // random bytes are a repacked tile as well
+  const Quantized x(kernels, 1, 1, kCols);
+  Tensor out = Tensor::zeros(DType::i32, {kTileRows});
+  const auto run = [=, &kernels]() mutable {
+    kernels.tile_dot_repacked(bits, tiles->next(), kGroups, x.q.data<int8_t>(), out.data<int32_t>());
+  };
+  return {.bytes = static_cast<double>(tiles->bytes), .multiply_adds = kTileRows * kCols, .run = run};
+}
+
+KernelRun repack(const Kernels& kernels, int bits) {
+  const auto tiles = std::make_shared<Tiles>(bits, true);
+  Tensor out = Tensor::zeros(DType::u8, {tiles->bytes});
+  const auto run = [=, &kernels]() mutable { kernels.repack(bits, tiles->next(), kGroups, out.data<uint8_t>()); };
+  return {.bytes = static_cast<double>(tiles->bytes), .run = run};
+}
+
 KernelRun panel_dot(const Kernels& kernels) {
   Tensor panel = Tensor::zeros(DType::u8, {2, kTileRows * kCols});
   for (int64_t i = 0; i < kTilePair; ++i)
@@ -307,6 +324,10 @@ std::vector<KernelCase> kernel_cases(CpuLevel level) {
           "tile_dot" + suffix, [=, &k] { return tile_dot(k, bits, in_cache); }, in_cache);
       add(
           "tile_panel" + suffix, [=, &k] { return tile_panel(k, bits, in_cache); }, in_cache);
+      if (k.repack == nullptr || bits == 8) continue;
+      add(
+          "tile_dot_repacked" + suffix, [=, &k] { return tile_dot_repacked(k, bits, in_cache); }, in_cache);
+      if (in_cache) add("repack" + suffix, [=, &k] { return repack(k, bits); });
     }
   add("panel_dot", [&k] { return panel_dot(k); });
   add("dense_f16", [&k] { return dense_f16(k); });

@@ -18,13 +18,16 @@
 namespace turboquant {
 
 struct LoadOptions {
-  int threads = 0;                                     ///< 0: one a processor; never more
-  bool exact = false;                                  ///< fp32 activations instead of int8: slower, for comparisons
-  KvCacheOptions kv;                                   ///< of caches that are not made with others
-  std::string revision;                                ///< of a model on the hub: branch, tag, commit; empty: main
-  bool qjl = true;                                     ///< with the QJL residuals of turboquant-mlx's files
-  bool preload = false;                                ///< read all weights into memory before the first token
-  bool lock = false;                                   ///< and keep them there (mlock)
+  int threads = 0;       ///< 0: one a processor; never more
+  bool exact = false;    ///< fp32 activations instead of int8: slower, for comparisons
+  KvCacheOptions kv;     ///< of caches that are not made with others
+  std::string revision;  ///< of a model on the hub: branch, tag, commit; empty: main
+  bool qjl = true;       ///< with the QJL residuals of turboquant-mlx's files
+  bool preload = false;  ///< read all weights into memory before the first token
+  bool lock = false;     ///< and keep them there (mlock)
+  /// With copies of the weights in the order that this processor multiplies fastest, where it is not that of the files
+  /// (AVX2), memory has room and they are not locked.
+  bool repack = true;
   bool profile = false;                                ///< measure where the time goes
   std::function<void(const std::string&)> on_message;  ///< gets what there is to say of the files, line by line
 };

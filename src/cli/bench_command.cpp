@@ -32,7 +32,7 @@ struct BenchOptions {
   std::string model, revision, synthetic, json;
   KvCacheOptions kv;
   int bits = 3, head_bits = 8, threads = 0, repeats = 5, prompt = 512, tokens = 64, depth = 0, batch = 1;
-  bool kernels = false, ceilings = false, profile = false, preload = false, lock = false;
+  bool kernels = false, ceilings = false, profile = false, preload = false, lock = false, repack = true;
 };
 
 struct BenchRow {
@@ -66,7 +66,9 @@ class Bench {
     if (!options_.synthetic.empty())
       synthetic = make_synthetic(options_.synthetic, options_.bits, options_.head_bits, *pool_);
     if (!options_.model.empty()) real = open_model(options_.model, options_.revision, message);
-    if (real && (options_.preload || options_.lock)) load_into_memory(*real, options_.lock);
+    repack_ = options_.repack && !options_.lock;
+    if (real && (options_.preload || options_.lock))
+      load_into_memory(*real, options_.lock, !(repack_ && ops_->repacks()));
     fmt::print("{} threads, {}\n", pool_->size(), name(cpu_level()));
     fmt::print("{:<38} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", "Name", "tok/s", "GB/s", "GOP/s", "ceiling", "share",
                "of step");
@@ -169,7 +171,7 @@ class Bench {
     const CacheOptions cache_as = cache_options(options_.kv);
     const std::unique_ptr<Model> model =
         load_model(checkpoint, options_.profile ? std::shared_ptr<Ops>(make_profiling_ops(ops_, profile)) : ops_,
-                   {.cache = cache_as});
+                   {.cache = cache_as, .repack = repack_});
     if (options_.depth + options_.repeats * options_.tokens + 1 > model->info().max_context)
       throw UsageError(fmt::format("--depth {}: with {} runs of {} tokens more than the model's context of {}",
                                    options_.depth, options_.repeats, options_.tokens, model->info().max_context));
@@ -281,6 +283,7 @@ class Bench {
   BenchOptions options_;
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<Ops> ops_;
+  bool repack_ = false;  // as far as memory allows
   double memory_ = 0, int8_ = 0;
   std::vector<BenchRow> rows_;
 };
@@ -318,6 +321,7 @@ void add_bench(CLI::App& app) {
   command->add_option("--json", options->json, "Write the rows to this file: a JSON array, one object a row");
   add_threads_option(*command, options->threads);
   add_memory_options(*command, options->preload, options->lock);
+  add_repack_option(*command, options->repack);
   command->footer("Example:\n  turboquant bench --synthetic llama-3.2-1b --bits 3");
   command->callback([=] {
     if (options->depth > 0) options->profile = true;

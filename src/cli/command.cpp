@@ -214,6 +214,13 @@ void add_memory_options(CLI::App& command, bool& preload, bool& lock) {
   command.add_flag("--lock", lock, "Read all weights into memory and keep them there");
 }
 
+void add_repack_option(CLI::App& command, bool& repack) {
+  command.add_flag(
+      "!--no-repack", repack,
+      "Compute with the weights as the file has them: starts at once and needs no memory for copies, but is "
+      "slower on processors that would arrange them anew (those with AVX2 alone)");
+}
+
 void write_json_rows(const std::string& path, const std::vector<std::string>& rows) {
   std::string text = "[\n";
   for (size_t i = 0; i < rows.size(); ++i) text += rows[i] + (i + 1 < rows.size() ? ",\n" : "\n");

@@ -38,6 +38,8 @@ void add_calibration_options(CLI::App& command, CalibrationOptions& calibration)
 CLI::Option* add_target_size_option(CLI::App& command, uint64_t& bytes);
 /// --preload and --lock
 void add_memory_options(CLI::App& command, bool& preload, bool& lock);
+/// --no-repack
+void add_repack_option(CLI::App& command, bool& repack);
 void add_cache_dtype_option(CLI::App& command, KvCacheOptions& kv);
 /// --kv-format, --kv-group-size, --kv-keep-layers
 void add_kv_format_options(CLI::App& command, KvCacheOptions& kv);

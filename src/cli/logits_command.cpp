@@ -43,6 +43,7 @@ void add_logits(CLI::App& app) {
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8, and an fp32 KV cache");
   add_threads_option(*command, state->load.threads);
   add_memory_options(*command, state->load.preload, state->load.lock);
+  add_repack_option(*command, state->load.repack);
   command->callback([state] {
     if (state->load.exact) state->load.kv.dtype = "float32";
     Shape shape;

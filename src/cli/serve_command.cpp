@@ -138,6 +138,7 @@ void add_serve(CLI::App& app) {
   command->add_flag("--exact", state->load.exact, "fp32 activations instead of int8: slower");
   add_threads_option(*command, state->load.threads);
   add_memory_options(*command, state->load.preload, state->load.lock);
+  add_repack_option(*command, state->load.repack);
   command->footer(
       "Examples:\n  turboquant serve --model SmolLM2-4bit\n"
       "  turboquant serve --model SmolLM2-4bit --host 0.0.0.0 --api-key-file keys --kv-bits k4v3 --parallel 16");

@@ -54,6 +54,7 @@ void add_writer_options(CLI::App& command, WriterOptions& options) {
                    "Leave out the QJL residuals of a model converted with --use-qjl: faster, less exact");
   add_threads_option(command, options.load.threads);
   add_memory_options(command, options.load.preload, options.load.lock);
+  add_repack_option(command, options.load.repack);
 }
 
 Writer::Writer(const WriterOptions& with)

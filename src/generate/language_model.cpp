@@ -105,9 +105,11 @@ LanguageModel LanguageModel::load(const std::string& path, const LoadOptions& op
   state->checkpoint = open_model(path, options.revision, options.on_message);
   if (options.on_message && !state->checkpoint->note().empty()) options.on_message(state->checkpoint->note());
   if (!options.qjl && options.on_message) options.on_message(left_out_qjl(*state->checkpoint));
-  if (options.preload || options.lock) load_into_memory(*state->checkpoint, options.lock);
   state->pool = make_thread_pool(options.threads);
   std::shared_ptr<Ops> ops = make_cpu_ops(state->pool);
+  state->options.repack = options.repack && !options.exact && !options.lock;
+  if (options.preload || options.lock)
+    load_into_memory(*state->checkpoint, options.lock, !(state->options.repack && ops->repacks()));
   if (options.profile) {
     state->profile = std::make_shared<Profile>();
     ops = make_profiling_ops(ops, state->profile);

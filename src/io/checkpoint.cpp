@@ -54,7 +54,7 @@ std::unique_ptr<Checkpoint> checkpoint_of_headers(const std::filesystem::path& n
   return language_model_of(separate_experts(std::make_unique<HeaderCheckpoint>(name, config, std::move(tensors))));
 }
 
-void load_into_memory(const Checkpoint& checkpoint, bool lock) {
+void load_into_memory(const Checkpoint& checkpoint, bool lock, bool copy) {
   constexpr uint64_t kPiece = uint64_t{16} << 20;
   const auto files = checkpoint.mapped_files();
   uint64_t total = 0;
@@ -63,7 +63,7 @@ void load_into_memory(const Checkpoint& checkpoint, bool lock) {
     if (lock) file->lock();  // before the long work: it may be forbidden
   }
   // A copy must fit beside everything else; else the pages of the file have to do, which the system can drop again.
-  const bool copy = total < machine_memory().available / 10 * 8;
+  copy = copy && total < machine_memory().available / 10 * 8;
   Progress progress("Reading weights", static_cast<int64_t>(total), Progress::Unit::bytes);
   for (const auto& file : files)
     for (uint64_t begin = 0; begin < file->size(); begin += kPiece) {

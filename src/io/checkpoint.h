@@ -99,9 +99,9 @@ std::map<std::string, std::string> weight_map(const nlohmann::json& index, const
 std::map<std::string, std::string> read_weight_map(const std::filesystem::path& index);
 
 /// Reads the files of a checkpoint into memory, under a progress bar; Ctrl-C unwinds. Where there is room they are
-/// copied to large pages, which are read faster than the system's pages of a file. `lock`: they stay there as long as
-/// the checkpoint lives. Error: the process may not lock so much memory.
-void load_into_memory(const Checkpoint& checkpoint, bool lock);
+/// copied to large pages, which are read faster than the system's pages of a file, unless `copy` is false. `lock`: they
+/// stay there as long as the checkpoint lives. Error: the process may not lock so much memory.
+void load_into_memory(const Checkpoint& checkpoint, bool lock, bool copy = true);
 
 /// A checkpoint known from headers alone, such as those of a model that was not downloaded: names, types and shapes of
 /// the tensors as they are in its files, and config.json. Shown as open_checkpoint shows a folder; read() is an Error.

@@ -34,7 +34,7 @@ AttentionParts parts_of(const std::string& architecture) {
 LlamaModel::LlamaModel(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const ModelOptions& options)
     : Model(checkpoint, std::move(ops), options) {
   const std::string where = checkpoint.path().string();
-  Loader loader(checkpoint, options.qjl);
+  Loader loader(checkpoint, options.qjl, options.repack ? ops_.get() : nullptr);
   load_ends(loader, 0);
   for (int64_t i = first_layer(); i < end_layer(); ++i) {
     const std::string path = "model.layers." + std::to_string(i);

@@ -37,6 +37,7 @@ struct ModelOptions {
   bool exact = false;                      // fp32 activations instead of int8
   CacheOptions cache = {};                 // of make_cache()
   bool qjl = true;                         // with the QJL residuals of the original's files
+  bool repack = false;                     // with copies of matrices that the backend multiplies faster
   std::optional<int64_t> only_layer = {};  // of all layers this one alone is loaded: for run_layer(), not for forward()
 };
 

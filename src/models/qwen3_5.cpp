@@ -38,7 +38,7 @@ Qwen35Model::Qwen35Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops,
   delta_ = delta_shape(config, where);
   taps_ = config_integer(config, where, "linear_conv_kernel_dim", 2);
   const float offset = norm_offset(checkpoint);
-  Loader loader(checkpoint, options.qjl);
+  Loader loader(checkpoint, options.qjl, options.repack ? ops_.get() : nullptr);
   load_ends(loader, offset);
   for (int64_t i = first_layer(); i < end_layer(); ++i) {
     const std::string path = "model.layers." + std::to_string(i);

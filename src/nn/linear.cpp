@@ -78,6 +78,7 @@ Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols) {
   if (info == nullptr) fail(module + ".weight", "missing");
   if (info->dtype == DType::u8) {
     layer.weight = tiled(module, rows, cols);
+    if (repacking_) layer.weight.repacked = repacking_->of(layer.weight);
     layer.rotation = rotation(input_site(module) + ".signs", cols);
   } else if (info->dtype == DType::u32) {
     layer.weight = packed(module, rows, cols);

@@ -4,10 +4,12 @@
 #include <deque>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "io/checkpoint.h"
+#include "nn/repacking.h"
 #include "ops/ops.h"
 #include "quant/weight.h"
 
@@ -47,8 +49,12 @@ std::vector<Tensor> project(Ops& ops, const Tensor& x, std::initializer_list<con
 /// Reads the parts of a model from a checkpoint and checks their shapes: an Error names the tensor and both shapes.
 class Loader {
  public:
-  /// Without `qjl` the QJL residuals of the original's files are left out.
-  explicit Loader(const Checkpoint& checkpoint, bool qjl = true) : checkpoint_(checkpoint), qjl_(qjl) {}
+  /// Without `qjl` the QJL residuals of the original's files are left out. `repack_for`: tiled matrices get a copy for
+  /// this backend, where that pays.
+  explicit Loader(const Checkpoint& checkpoint, bool qjl = true, Ops* repack_for = nullptr)
+      : checkpoint_(checkpoint), qjl_(qjl) {
+    if (repack_for != nullptr) repacking_.emplace(checkpoint, *repack_for);
+  }
 
   /// `module`: the tensor's name without ".weight". The bias is taken if there is one.
   Linear linear(const std::string& module, int64_t rows, int64_t cols);
@@ -77,6 +83,7 @@ class Loader {
 
   const Checkpoint& checkpoint_;
   bool qjl_;
+  std::optional<Repacking> repacking_;
   std::map<std::string, Rotation> rotations_;  // one an input
 };
 

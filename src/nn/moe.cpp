@@ -65,7 +65,7 @@ void prefetch(const std::vector<Mlp>& experts, const std::vector<Group>& groups)
   for (const Group& group : groups) {
     const Mlp& expert = experts[static_cast<size_t>(group.expert)];
     for (const Linear* layer : {&expert.gate, &expert.up, &expert.down})
-      pages.add(layer->weight.data.data<std::byte>(), layer->weight.data.bytes());
+      if (!layer->weight.repacked) pages.add(layer->weight.data.data<std::byte>(), layer->weight.data.bytes());
     if (pages.bytes() > kMost) break;
   }
   pages.will_need();

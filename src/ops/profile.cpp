@@ -17,6 +17,9 @@ class ProfilingOps final : public Ops {
   void begin_scope() override { ops_->begin_scope(); }
   void observe_products(ProductObserver observer) override { ops_->observe_products(std::move(observer)); }
 
+  bool repacks() const override { return ops_->repacks(); }
+  Tensor repack(const Weight& weight) override { return ops_->repack(weight); }
+
   Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) override {
     vocabulary_ = table.rows;
     return timed(OpClass::embedding, [&] { return ops_->embedding(table, rotation, ids); });

@@ -22,9 +22,11 @@ constexpr const char* kLoadDoc =
     "kv: how caches are made that are not made with others, such as \"k4v3\". threads: 0 is one a processor. exact: "
     "fp32\n"
     "activations instead of int8, for comparisons. revision: of a model on the hub. qjl: with the QJL residuals of\n"
-    "turboquant-mlx's files. preload: read all weights into memory now; lock: and keep them there. on_message gets "
-    "what\n"
-    "there is to say of the files, line by line. Error: no model, or one that is damaged or not supported.";
+    "turboquant-mlx's files. preload: read all weights into memory now; lock: and keep them there. repack: "
+    "copy\n"
+    "them into the order that this processor multiplies fastest, where that is another one and memory has room. "
+    "on_message\n"
+    "gets what there is to say of the files, line by line. Error: no model, or one that is damaged or not supported.";
 
 constexpr const char* kForwardDoc =
     "Feeds tokens, one or more, to the model behind what the cache remembers, and returns logits as numpy float32: "
@@ -50,7 +52,7 @@ Logits forward(Model& self, Cache& cache, std::span<const int32_t> tokens, std::
 }
 
 Model load(const std::filesystem::path& path, const KvArgument& kv, int threads, bool exact,
-           const std::string& revision, bool qjl, bool preload, bool lock, const Messages& on_message,
+           const std::string& revision, bool qjl, bool preload, bool lock, bool repack, const Messages& on_message,
            const Cancellation* cancellation) {
   LoadOptions options;
   options.kv = options_of(kv);
@@ -60,6 +62,7 @@ Model load(const std::filesystem::path& path, const KvArgument& kv, int threads,
   options.qjl = qjl;
   options.preload = preload;
   options.lock = lock;
+  options.repack = repack;
   options.on_message = on_message;
   return without_gil([&] { return Model{LanguageModel::load(path.string(), options)}; }, cancellation);
 }
@@ -151,8 +154,8 @@ void bind_model(nb::module_& module) {
   bind_generation(module, model);
   module.def("load", &load, nb::arg("path"), nb::kw_only(), nb::arg("kv") = "fp16", nb::arg("threads") = 0,
              nb::arg("exact") = false, nb::arg("revision") = "", nb::arg("qjl") = true, nb::arg("preload") = false,
-             nb::arg("lock") = false, nb::arg("on_message") = nb::none(), nb::arg("cancellation") = nb::none(),
-             kLoadDoc);
+             nb::arg("lock") = false, nb::arg("repack") = true, nb::arg("on_message") = nb::none(),
+             nb::arg("cancellation") = nb::none(), kLoadDoc);
 }
 
 }  // namespace turboquant::python

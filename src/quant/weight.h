@@ -45,6 +45,7 @@ struct Weight {
   int group_size = 0;
   Tensor data, scales, codebook, biases;
   QjlResidual qjl;  // of a grouped one, or empty
+  Tensor repacked;  // a tiled one's blocks in the order that a backend multiplies fastest (Ops::repack), or empty
 
   /// Bytes that one product reads.
   size_t bytes() const {

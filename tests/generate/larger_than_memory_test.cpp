@@ -25,7 +25,9 @@ TEST(LargerThanMemory, PagesDroppedBetweenTokensChangeNothing) {
     options.output = (folder / "model").string();
     options.threads = 2;
     convert(options);
-    LanguageModel model = load_micro(folder / "model");
+    LoadOptions from_file;
+    from_file.repack = false;
+    LanguageModel model = load_micro(folder / "model", from_file);
     const auto files = model.state().checkpoint->mapped_files();
     ASSERT_EQ(files.size(), 1u) << name;
     EXPECT_EQ(files.front()->path().filename(), "model.safetensors");
@@ -38,10 +40,13 @@ TEST(LargerThanMemory, PagesDroppedBetweenTokensChangeNothing) {
     EXPECT_GT(drops, 5) << name;
     EXPECT_EQ(tokens, expected) << name;
 
-    LoadOptions preload;
-    preload.preload = true;
-    LanguageModel loaded = load_micro(folder / "model", preload);
-    EXPECT_EQ(generate(loaded, [] {}).tokens, expected) << name;
+    for (const bool repack : {true, false}) {
+      LoadOptions preload;
+      preload.preload = true;
+      preload.repack = repack;
+      LanguageModel loaded = load_micro(folder / "model", preload);
+      EXPECT_EQ(generate(loaded, [] {}).tokens, expected) << name;
+    }
   }
 }
 

@@ -9,6 +9,7 @@
 #include "io/error_of.h"
 #include "models/test_checkpoint.h"
 #include "nn/roles.h"
+#include "ops/cpu/cpu_ops.h"
 #include "quant/quantize.h"
 #include "quant/rotation.h"
 
@@ -331,6 +332,20 @@ TEST(Roles, OfTensors) {
   EXPECT_EQ(input_site("x.mlp.gate_proj"), input_site("x.mlp.up_proj"));
   EXPECT_NE(input_site("x.mlp.gate_proj"), input_site("x.mlp.down_proj"));
   EXPECT_EQ(input_site("lm_head"), "lm_head");
+}
+
+// Copies are made where the backend has an order of its own and they leave half of the memory.
+TEST(Repacking, WhereItPaysAndFits) {
+  TestCheckpoint checkpoint = quantized_layer(spec_of(QuantSpec::Method::tcq16, 3));
+  const Weight weight = Loader(checkpoint).linear(kModule, kRows, kCols).weight;
+  EXPECT_FALSE(weight.repacked);
+  for (const CpuLevel level : available_cpu_levels()) {
+    CpuOps ops(std::make_shared<ThreadPool>(1), level);
+    EXPECT_FALSE(Repacking(checkpoint, ops, 2 * weight.data.bytes()).of(weight)) << name(level);
+    EXPECT_EQ(static_cast<bool>(Repacking(checkpoint, ops, 2 * weight.data.bytes() + 2).of(weight)), ops.repacks());
+    const Linear layer = Loader(checkpoint, true, &ops).linear(kModule, kRows, kCols);
+    EXPECT_EQ(static_cast<bool>(layer.weight.repacked), ops.repacks()) << name(level);
+  }
 }
 
 }  // namespace

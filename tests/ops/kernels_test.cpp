@@ -129,6 +129,37 @@ double tile_dot_error(const Kernels& kernels, Dice& dice) {
   return largest;
 }
 
+/// A tile of 2 to 4 bits in the order of the level's own; of levels that have none, nothing.
+std::vector<uint8_t> repacked(const Kernels& kernels, int bits, int64_t groups, const std::vector<uint8_t>& blocks) {
+  if (kernels.repack == nullptr) return {};
+  Guarded<uint8_t> out(static_cast<int64_t>(blocks.size()));
+  kernels.repack(bits, blocks.data(), groups, out.data());
+  return {out.data(), out.data() + blocks.size()};
+}
+
+double tile_dot_repacked_error(const Kernels& kernels, Dice& dice) {
+  const int bits = static_cast<int>(dice.between(2, 4));
+  const int64_t groups = random_groups(dice);
+  const std::vector<uint8_t> blocks = random_tile(bits, groups, dice), own = repacked(kernels, bits, groups, blocks);
+  if (own.empty()) return 0;
+  const std::vector<int8_t> x = dice.int8s(groups * kGroup);
+  Guarded<int32_t> fast(kTileRows), plain(kTileRows);
+  kernels.tile_dot_repacked(bits, own.data(), groups, x.data(), fast.data());
+  kernels.tile_dot(bits, blocks.data(), groups, x.data(), plain.data());
+  return std::memcmp(fast.data(), plain.data(), sizeof(int32_t) * kTileRows) == 0 ? 0 : 1;
+}
+
+double tile_panel_repacked_error(const Kernels& kernels, Dice& dice) {
+  const int bits = static_cast<int>(dice.between(2, 4));
+  const int64_t groups = random_groups(dice), n = groups * kTileRows * kGroup;
+  const std::vector<uint8_t> blocks = random_tile(bits, groups, dice), own = repacked(kernels, bits, groups, blocks);
+  if (own.empty()) return 0;
+  Guarded<uint8_t> fast(n), plain(n);
+  kernels.tile_panel_repacked(bits, own.data(), groups, fast.data());
+  kernels.tile_panel(bits, blocks.data(), groups, plain.data());
+  return std::memcmp(fast.data(), plain.data(), static_cast<size_t>(n)) == 0 ? 0 : 1;
+}
+
 double tile_dots_error(const Kernels& kernels, Dice& dice) {
   if (kernels.shared_tokens == 1) return 0;
   const int bits = random_bits_of_tile(dice);
@@ -364,6 +395,8 @@ const KernelCase kCases[] = {
     {"tile_dot", "equal sums", 0, 120, tile_dot_error},
     {"tile_dots", "equal sums", 0, 120, tile_dots_error},
     {"tile_panel", "equal integers", 0, 60, tile_panel_error},
+    {"tile_dot_repacked", "equal sums", 0, 120, tile_dot_repacked_error},
+    {"tile_panel_repacked", "equal integers", 0, 60, tile_panel_repacked_error},
     {"panel_dot", "equal sums", 0, 60, panel_dot_error},
     {"scale_tile", "equal bits", 0, 50, scale_tile_error},
     {"attend_page_f16", "of 1 + scale * |q| * |key|", 4e-7, 60, attend_page_f16_error},

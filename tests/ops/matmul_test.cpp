@@ -186,6 +186,31 @@ TEST(MatMul, Int8ProductsAreTheScalarLevelsBitForBit) {
     }
 }
 
+// A copy in the backend's own order changes no bit, and only tiled matrices of 2 to 4 bits have one.
+TEST(MatMul, RepackedMatricesGiveTheSameBits) {
+  Dice dice(13);
+  for (const Kind& kind : all_kinds())
+    for (const CpuLevel level : available_cpu_levels()) {
+      CpuOps ops = ops_at(level, 2);
+      Layer layer = layer_of(kind, 192, dice);
+      const Tensor x = random_tensor(13, 192, dice);
+      const Rotation rotation = make_rotation(192, 3);
+      for (const int64_t tokens : {1, 2, 13}) {
+        const Activations in = ops.prepare(x.rows(0, tokens), rotation, !is_tiled(layer.weights[0]));
+        for (Weight& weight : layer.weights) weight.repacked = {};
+        const std::vector<Tensor> expected = ops.matmul(in, layer.projections);
+        for (Weight& weight : layer.weights) {
+          weight.repacked = ops.repack(weight);
+          ASSERT_EQ(static_cast<bool>(weight.repacked), ops.repacks() && is_tiled(weight) && weight.bits <= 4)
+              << kind.name << " " << name(level);
+        }
+        const std::vector<Tensor> y = ops.matmul(in, layer.projections);
+        for (size_t p = 0; p < y.size(); ++p)
+          ASSERT_TRUE(same_bytes(y[p], expected[p])) << kind.name << " " << name(level) << " " << tokens;
+      }
+    }
+}
+
 /// A token's results, row after row of all projections.
 std::vector<std::vector<float>> results_by_token(CpuOps& ops, const Tensor& x, const Rotation& rotation, bool exact,
                                                  const Layer& layer) {

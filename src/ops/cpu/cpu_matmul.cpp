@@ -29,6 +29,17 @@ struct CpuOps::Work {
   bool tiled;
 };
 
+Tensor CpuOps::repack(const Weight& weight) {
+  if (!repacks() || weight.kind != Weight::Kind::tiled || weight.bits > 4) return {};
+  const int64_t groups = weight.cols / kGroup, tile_bytes = groups * block_bytes(weight.bits);
+  Tensor copy = Tensor::zeros(DType::u8, weight.data.shape());
+  pool_.parallel_for(tile_count(weight.rows), 1, [&](int64_t begin, int64_t end) {
+    kernels_.repack(weight.bits, weight.data.data<uint8_t>() + begin * tile_bytes, (end - begin) * groups,
+                    copy.data<uint8_t>() + begin * tile_bytes);
+  });
+  return copy;
+}
+
 std::vector<Tensor> CpuOps::matmul(const Activations& x, std::span<const Projection> projections) {
   std::vector<Product> products;
   for (const Projection& projection : projections) products.push_back({&x, projection, {}});
@@ -126,16 +137,18 @@ void CpuOps::tiled_dots(const Work& work, int64_t begin, int64_t end) const {
   const int64_t group_bytes = kGroup * (x.tokens == 1 ? 1 : kTokenPanel);  // of x
   const int64_t part = kInputBytes / group_bytes;
   const auto count = static_cast<size_t>(x.tokens * kTileRows);
+  const uint8_t* tiles = (weight.repacked ? weight.repacked : weight.data).data<uint8_t>();
+  const auto tile_dot = weight.repacked ? kernels_.tile_dot_repacked : kernels_.tile_dot;
   alignas(64) int32_t sums[kSharedUnits * kTilePair][kTokenPanel * kTileRows];
   for (int64_t g = 0; g < groups; g += part) {
     const int64_t now = std::min(part, groups - g);
     const int8_t* q = x.q.data<int8_t>() + g * group_bytes;
     for (int64_t tile = begin; tile < end; ++tile) {
-      const uint8_t* blocks = weight.data.data<uint8_t>() + (tile * groups + g) * block_bytes(weight.bits);
+      const uint8_t* blocks = tiles + (tile * groups + g) * block_bytes(weight.bits);
       alignas(64) int32_t part_sums[kTokenPanel * kTileRows];
       int32_t* const out = g == 0 ? sums[tile - begin] : part_sums;
       if (x.tokens == 1)
-        kernels_.tile_dot(weight.bits, blocks, now, q, out);
+        tile_dot(weight.bits, blocks, now, q, out);
       else
         kernels_.tile_dots(weight.bits, blocks, now, q, static_cast<int>(x.tokens), out);
       if (g == 0) continue;
@@ -151,15 +164,15 @@ void CpuOps::tiled_panels(const Work& work, int64_t tile, std::vector<uint8_t>& 
   const Activations& x = *work.x;
   const int64_t groups = weight.cols / kGroup, tiles = tile_count(weight.rows);
   const int64_t panel_groups = std::min(groups, kPanelGroups), panel_bytes = panel_groups * kTileRows * kGroup;
+  const uint8_t* blocks = (weight.repacked ? weight.repacked : weight.data).data<uint8_t>();
+  const auto tile_panel = weight.repacked ? kernels_.tile_panel_repacked : kernels_.tile_panel;
   panels.resize(static_cast<size_t>(kTilePair * panel_bytes));
   sums.assign(static_cast<size_t>(x.tokens * kUnitRows), 0);
   for (int64_t g = 0; g < groups; g += panel_groups) {
     const int64_t now = std::min(panel_groups, groups - g);
     for (int64_t i = 0; i < kTilePair; ++i)  // past the last tile: its neighbour again, thrown away below
-      kernels_.tile_panel(
-          weight.bits,
-          weight.data.data<uint8_t>() + (std::min(tile + i, tiles - 1) * groups + g) * block_bytes(weight.bits), now,
-          panels.data() + i * panel_bytes);
+      tile_panel(weight.bits, blocks + (std::min(tile + i, tiles - 1) * groups + g) * block_bytes(weight.bits), now,
+                 panels.data() + i * panel_bytes);
     for (int64_t t = 0; t < x.tokens; t += kTokenPanel)
       kernels_.panel_dot(panels.data(), panels.data() + panel_bytes, now,
                          x.q.data<int8_t>() + t * x.width + g * kGroup * kTokenPanel,

@@ -4,6 +4,7 @@
 #include "core/unroll.h"
 #include "ops/cpu/delta_chunk.h"
 #include "ops/cpu/delta_kernels.h"
+#include "ops/cpu/fetch_ahead.h"
 #include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"
 
@@ -39,8 +40,8 @@ inline void transpose(__m256i v[4]) {
 }
 
 /// For both indices of a byte, of rows 2 i and 2 i + 1, the integers that a weight can be, side by side: 16 bytes a
-/// row, at 2 and 3 bits by plain | u << 2 | c0 << 3, at 4 bits, to which the shift is added, by low plain bits | u << 2
-/// | top << 3.
+/// row, by its key: at 2 bits u | top << 1 | c0 << 2, at 3 bits plain | u << 2 | c0 << 3, at 4 bits, to which the shift
+/// is added, low plain bits | u << 2 | top << 3.
 template <int kBits>
 struct PairTables {
   alignas(64) int8_t of[256][32];
@@ -48,10 +49,11 @@ struct PairTables {
   constexpr PairTables() : of(), shift() {
     for (int pair = 0; pair < 256; ++pair)
       for (int at = 0; at < 32; ++at) {
-        const int index = at < 16 ? pair & 15 : pair >> 4, i = at % 16, high = i >> 3;
-        const int plain = kBits == 2 ? i & 1 : kBits == 3 ? i & 3 : (i & 3) | high << 2;
-        const int k = plain << 1 | (i >> 2 & 1), c0 = kBits == 4 ? 0 : high;
-        of[pair][at] = static_cast<int8_t>(tcq16_table(kBits)[(index << kBits) + k] + c0 * tcq16_shift(kBits)[index]);
+        const int index = at < 16 ? pair & 15 : pair >> 4, key = at % 16;
+        const int code = kBits == 2 ? key & 3 : (key & 3) << 1 | (key >> 2 & 1) | (kBits == 4 ? key & 8 : 0);
+        const int c0 = kBits == 2 ? key >> 2 & 1 : kBits == 3 ? key >> 3 : 0;
+        of[pair][at] =
+            static_cast<int8_t>(tcq16_table(kBits)[(index << kBits) + code] + c0 * tcq16_shift(kBits)[index]);
         if (kBits == 4) shift[pair][at] = tcq16_shift(kBits)[index];
       }
   }
@@ -100,72 +102,147 @@ inline __m256i plain_of_pair(const uint8_t* blocks, int i) {
   return _mm256_and_si256(_mm256_srlv_epi32(bytes, shifts), all_bytes(3));
 }
 
-// The one decode loop. Each vector holds two rows, 2 i and 2 i + 1, with the 16 columns of the group in order, so that
-// one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the vectors of four pairs of
-// rows, the first or the second half of the tile; half is a constant.
+/// u of slot t - 1, of what bytes of a row of 16 columns hold: of the same byte 4 columns before, for the first 4 of
+/// the neighbouring byte of the last 4.
+inline __m256i slot_before(__m256i rows) {
+  const __m256i from = _mm256_broadcastsi128_si256(_mm_setr_epi8(15, 12, 13, 14, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11));
+  return _mm256_shuffle_epi8(rows, from);
+}
+
+inline __m256i either(__m256i a, __m256i b) { return _mm256_or_si256(a, b); }
+inline __m256i bits_of(__m256i x, int mask) { return _mm256_and_si256(x, all_bytes(mask)); }
+
+// Decoding, in the order of the files or repacked: each vector holds two rows, 2 i and 2 i + 1, with the 16 columns of
+// the group in order, so that one byte shuffle on the two rows' tables decodes them. use(group, half, rows) takes the
+// vectors of four pairs of rows, the first or the second half of the tile; half is a constant.
 template <int kBits, typename Use>
 inline __attribute__((always_inline)) void decode_tile(const uint8_t* blocks, int64_t groups, const Use& use) {
-  static_assert(kBits == 2 || kBits == 3 || kBits == 4);
   const PairTables<kBits>& tables = kPairTables<kBits>;
-  // u of slot t - 1: of the same byte 4 columns before, for the first 4 of the neighbouring byte of the last 4.
-  const __m256i slot_before =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(15, 12, 13, 14, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11));
-  const __m256i u_bit = all_bytes(4), high_bit = all_bytes(8);
   for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(kBits)) {
     const TurnedPlane u_plane(blocks + trellis_offset(kBits));
+    const TurnedPlane top_plane(blocks + (kBits == 3 ? trellis_offset(3) : top_offset(kBits)));
     const uint8_t* indices = blocks + index_offset(kBits);
-    const auto decode_half = [&](auto half, const auto& decode_pair) TURBOQUANT_INLINE {
+    unroll<2>([&](auto half) TURBOQUANT_INLINE {
       __m256i rows[4];
-      unroll<4>([&](auto i) TURBOQUANT_INLINE { rows[i] = decode_pair(4 * half + i); });
+      unroll<4>([&](auto at) TURBOQUANT_INLINE {
+        const int i = 4 * half + at;
+        const __m256i table = load32(tables.of[indices[i]]), u = u_plane.of_pair(i), before = slot_before(u);
+        if constexpr (kBits == 2) {
+          const __m256i key = either(bits_of(u, 1), either(bits_of(top_plane.of_pair(i), 2), bits_of(before, 4)));
+          rows[at] = _mm256_shuffle_epi8(table, key);
+        } else if constexpr (kBits == 3) {
+          const __m256i key = either(plain_of_pair(blocks, i), either(bits_of(u, 4), bits_of(before, 8)));
+          rows[at] = _mm256_shuffle_epi8(table, key);
+        } else {
+          const __m256i key = either(plain_of_pair(blocks, i), either(bits_of(u, 4), bits_of(top_plane.of_pair(i), 8)));
+          rows[at] = _mm256_add_epi8(_mm256_shuffle_epi8(table, key),
+                                     _mm256_and_si256(before, load32(tables.shift[indices[i]])));
+        }
+      });
       use(g, half, rows);
-    };
-    const auto u_and_before = [&](int i, __m256i& u, __m256i& before) TURBOQUANT_INLINE {
-      u = u_plane.of_pair(i);
-      before = _mm256_shuffle_epi8(u, slot_before);
-      u = _mm256_and_si256(u, u_bit);
-    };
-    const auto table = [&](int i) TURBOQUANT_INLINE { return load32(tables.of[indices[i]]); };
-    if constexpr (kBits == 3) {
-      unroll<2>([&](auto half) TURBOQUANT_INLINE {
-        decode_half(half, [&](int i) TURBOQUANT_INLINE {
-          __m256i u, before;
-          u_and_before(i, u, before);
-          const __m256i k =
-              _mm256_or_si256(plain_of_pair(blocks, i), _mm256_or_si256(u, _mm256_and_si256(before, high_bit)));
-          return _mm256_shuffle_epi8(table(i), k);
-        });
-      });
-    } else {
-      const TurnedPlane top_plane(blocks + top_offset(kBits));
-      unroll<2>([&](auto half) TURBOQUANT_INLINE {
-        decode_half(half, [&](int i) TURBOQUANT_INLINE {
-          __m256i u, before;
-          u_and_before(i, u, before);
-          const __m256i top = top_plane.of_pair(i);
-          if constexpr (kBits == 2) {
-            const __m256i k = _mm256_or_si256(_mm256_and_si256(top, all_bytes(1)),
-                                              _mm256_or_si256(u, _mm256_and_si256(before, high_bit)));
-            return _mm256_shuffle_epi8(table(i), k);
-          } else {
-            const __m256i k =
-                _mm256_or_si256(plain_of_pair(blocks, i), _mm256_or_si256(u, _mm256_and_si256(top, high_bit)));
-            return _mm256_add_epi8(_mm256_shuffle_epi8(table(i), k),
-                                   _mm256_and_si256(before, load32(tables.shift[indices[i]])));
-          }
-        });
-      });
-    }
+    });
   }
 }
 
-template <typename Use>
+// A repacked block has its weights' bits where the loop below wants them: two bits of pair of rows 4 h + i as bits 2 i
+// and 2 i + 1 of vector h,
+//
+//     bits 3, 4: 2 vectors of the low plain bits
+//     bits 2, 4: 2 vectors of u (bit 2 i) and the top plain bit
+//     bits 3:    1 vector of u alone, of pair 4 h + i in bit 2 i + h
+//     the indices as they were
+//
+// so that what the order of the files takes for each pair is done for four at once.
+constexpr int64_t second_bits_offset(int bits) { return bits == 2 ? 0 : 64; }
+
+template <int kBits>
+inline void repack_tile(const uint8_t* blocks, int64_t groups, uint8_t* out) {
+  for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(kBits), out += block_bytes(kBits)) {
+    const TurnedPlane u_plane(blocks + trellis_offset(kBits));
+    const TurnedPlane top_plane(blocks + (kBits == 3 ? trellis_offset(3) : top_offset(kBits)));
+    __m256i plain[2] = {}, second[2] = {};
+    unroll<8>([&](auto i) TURBOQUANT_INLINE {
+      constexpr int kHalf = i / 4, kAt = 2 * (i % 4);
+      const __m256i u = u_plane.of_pair(i);
+      if constexpr (kBits == 3) {
+        second[0] = either(second[0], bits_of(u, 1 << (kAt + kHalf)));
+      } else {
+        second[kHalf] = either(second[kHalf], either(bits_of(u, 1 << kAt), bits_of(top_plane.of_pair(i), 2 << kAt)));
+      }
+      if constexpr (kBits != 2) plain[kHalf] = either(plain[kHalf], _mm256_slli_epi16(plain_of_pair(blocks, i), kAt));
+    });
+    if constexpr (kBits != 2)
+      for (int h = 0; h < 2; ++h) store32(out + 32 * h, plain[h]);
+    for (int h = 0; h < (kBits == 3 ? 1 : 2); ++h) store32(out + second_bits_offset(kBits) + 32 * h, second[h]);
+    __builtin_memcpy(out + index_offset(kBits), blocks + index_offset(kBits), 8);
+  }
+}
+
+template <int kBits, typename Use>
+inline __attribute__((always_inline)) void decode_repacked(const uint8_t* blocks, int64_t groups, const Use& use) {
+  const PairTables<kBits>& tables = kPairTables<kBits>;
+  for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(kBits)) {
+    fetch_ahead<kBits>(blocks);
+    const uint8_t* indices = blocks + index_offset(kBits);
+    const uint8_t* second_bits = blocks + second_bits_offset(kBits);
+    __m256i second[2];  // at 3 bits of each weight u and u of the slot before
+    if constexpr (kBits == 3) {
+      const __m256i u = load32(second_bits), before = slot_before(u);
+      second[0] = either(bits_of(u, 0x55), _mm256_slli_epi16(bits_of(before, 0x55), 1));
+      second[1] = either(bits_of(_mm256_srli_epi16(u, 1), 0x55), bits_of(before, 0xAA));
+    } else {
+      for (int h = 0; h < 2; ++h) second[h] = load32(second_bits + 32 * h);
+    }
+    unroll<2>([&](auto half) TURBOQUANT_INLINE {
+      const __m256i both = second[half], before = slot_before(both);
+      // The keys of the first pair in the low nibbles and of the third in the high ones, and of the other two.
+      __m256i even, odd;
+      if constexpr (kBits == 2) {
+        even = either(bits_of(both, 0x33), bits_of(_mm256_slli_epi16(before, 2), 0x44));
+        odd = either(bits_of(_mm256_srli_epi16(both, 2), 0x33), bits_of(before, 0x44));
+      } else {
+        const __m256i plain = load32(blocks + 32 * half);
+        even = either(bits_of(plain, 0x33), bits_of(_mm256_slli_epi16(both, 2), 0xCC));
+        odd = either(bits_of(_mm256_srli_epi16(plain, 2), 0x33), bits_of(both, 0xCC));
+      }
+      __m256i rows[4] = {even, odd, _mm256_srli_epi16(even, 4), _mm256_srli_epi16(odd, 4)};
+      unroll<4>([&](auto at) TURBOQUANT_INLINE {
+        const size_t pair = indices[4 * half + at];
+        // At 2 bits the highest bit of every nibble is 0, which is what a shuffle wants.
+        const __m256i key = kBits == 2 ? rows[at] : bits_of(rows[at], 15);
+        rows[at] = _mm256_shuffle_epi8(load32(tables.of[pair]), key);
+        if constexpr (kBits == 4)
+          rows[at] =
+              _mm256_add_epi8(rows[at], _mm256_sign_epi8(load32(tables.shift[pair]), bits_of(before, 1 << (2 * at))));
+      });
+      use(g, half, rows);
+    });
+  }
+}
+
+template <bool kRepacked, typename Use>
 inline __attribute__((always_inline)) void decode(int bits, const uint8_t* blocks, int64_t groups, const Use& use) {
+  const auto decode_bits = [&](auto constant) TURBOQUANT_INLINE {
+    if constexpr (kRepacked)
+      decode_repacked<constant()>(blocks, groups, use);
+    else
+      decode_tile<constant()>(blocks, groups, use);
+  };
   if (bits == 3)
-    decode_tile<3>(blocks, groups, use);
+    decode_bits(std::integral_constant<int, 3>());
   else if (bits == 4)
-    decode_tile<4>(blocks, groups, use);
+    decode_bits(std::integral_constant<int, 4>());
   else
-    decode_tile<2>(blocks, groups, use);
+    decode_bits(std::integral_constant<int, 2>());
+}
+
+void repack(int bits, const uint8_t* blocks, int64_t groups, uint8_t* out) {
+  if (bits == 3)
+    repack_tile<3>(blocks, groups, out);
+  else if (bits == 4)
+    repack_tile<4>(blocks, groups, out);
+  else
+    repack_tile<2>(blocks, groups, out);
 }
 
 /// Sums of 4 products of int8, a and b within +-127, in each 32-bit lane. vpmaddubsw wants one side unsigned, and
@@ -194,24 +271,28 @@ int64_t peak_int8(int64_t repeats) {
 // The vectors of a tile of int8 are 8 rows of 4 columns already.
 void int8_tile_dot(const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   __m256i acc[2][2] = {};
-  for (int64_t v = 0; v < 4 * groups; v += 2, blocks += 128)
-    unroll<2>([&](auto j) TURBOQUANT_INLINE {
-      const __m256i xs = _mm256_set1_epi32(word32(reinterpret_cast<const uint8_t*>(x) + 4 * (v + j)));
+  for (int64_t g = 0; g < groups; ++g, blocks += block_bytes(8), x += kGroup) {
+    fetch_ahead<8>(blocks);
+    unroll<4>([&](auto j) TURBOQUANT_INLINE {
+      const __m256i xs = _mm256_set1_epi32(word32(reinterpret_cast<const uint8_t*>(x) + 4 * j));
       const __m256i xs_abs = _mm256_abs_epi8(xs);
       unroll<2>([&](auto half) TURBOQUANT_INLINE {
-        acc[half][j] = _mm256_add_epi32(acc[half][j], dot4(xs, xs_abs, load32(blocks + 64 * j + 32 * half)));
+        __m256i& sums = acc[half][j % 2];
+        sums = _mm256_add_epi32(sums, dot4(xs, xs_abs, load32(blocks + 64 * j + 32 * half)));
       });
     });
+  }
   for (int half = 0; half < 2; ++half) store32(out + 8 * half, _mm256_add_epi32(acc[half][0], acc[half][1]));
 }
 
+template <bool kRepacked>
 void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) {
   if (bits == 8) {
     int8_tile_dot(blocks, groups, x, out);
     return;
   }
   __m256i acc[2][4] = {};
-  decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
+  decode<kRepacked>(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
     const __m256i xs = _mm256_broadcastsi128_si256(load16(x + kGroup * g));
     const __m256i xs_abs = _mm256_abs_epi8(xs);
     for (int i = 0; i < 4; ++i) acc[half][i] = _mm256_add_epi32(acc[half][i], dot4(xs, xs_abs, rows[i]));
@@ -225,12 +306,13 @@ void tile_dot(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, 
   }
 }
 
+template <bool kRepacked>
 void tile_panel(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) {
   if (bits == 8) {
     for (int64_t i = 0; i < groups * block_bytes(8); i += 32) store32(panel + i, load32(blocks + i));
     return;
   }
-  decode(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
+  decode<kRepacked>(bits, blocks, groups, [&](int64_t g, auto half, const __m256i rows[4]) TURBOQUANT_INLINE {
     __m256i columns[4] = {rows[0], rows[1], rows[2], rows[3]};
     transpose(columns);
     for (int j = 0; j < 4; ++j) store32(panel + 64 * (4 * g + j) + 32 * half, columns[j]);
@@ -274,6 +356,9 @@ void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, con
       if (tokens - t >= 4) {
         panel_dot_tokens<4>(panels[i], groups, xs, sums);
         t += 4;
+      } else if (tokens - t >= 2) {
+        panel_dot_tokens<2>(panels[i], groups, xs, sums);
+        t += 2;
       } else {
         panel_dot_tokens<1>(panels[i], groups, xs, sums);
         t += 1;
@@ -299,11 +384,14 @@ constinit const Kernels kAvx2Kernels = {
     .dense_f32 = dense<LoadF32>,
     .dense_f16 = dense<LoadF16>,
     .dense_bf16 = dense<LoadBF16>,
-    .tile_dot = tile_dot,
+    .tile_dot = tile_dot<false>,
     .tile_dots = nullptr,
     .shared_tokens = 1,
-    .tile_panel = tile_panel,
+    .tile_panel = tile_panel<false>,
     .panel_dot = panel_dot,
+    .repack = repack,
+    .tile_dot_repacked = tile_dot<true>,
+    .tile_panel_repacked = tile_panel<true>,
     .bias = 0,
     .scale_tile = scale_tile,
     .attend_page_f16 = attend_page<LoadF16>,

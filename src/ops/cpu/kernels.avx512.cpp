@@ -4,6 +4,7 @@
 #include "core/unroll.h"
 #include "ops/cpu/delta_chunk.h"
 #include "ops/cpu/delta_kernels.h"
+#include "ops/cpu/fetch_ahead.h"
 #include "ops/cpu/float_kernels.h"
 #include "quant/tile.h"
 
@@ -92,14 +93,6 @@ struct ShiftTable {
 };
 template <int kBits>
 constexpr ShiftTable<kBits> kShiftTable;
-
-/// Asks for the cache lines of a block that is read 3 KB later. One product alone reads as fast as the processor's own
-/// prefetchers fetch, and this would only be in their way; slower loops run less far ahead, and need it.
-template <int kBits>
-inline __attribute__((always_inline)) void fetch_ahead(const uint8_t* block) {  // GCC takes calls of it for useless
-  for (int64_t i = 0; i < block_bytes(kBits); i += 64)
-    _mm_prefetch(reinterpret_cast<const char*>(block) + 3072 + i, _MM_HINT_T0);
-}
 
 // One decode loop a number of bits: calls use(group, j, q + 128) for each of the 4 * groups vectors of the tile, in
 // order; j is a constant. What they count is vector instructions, as all three are bound by these: moves of masks from

@@ -150,6 +150,11 @@ struct Kernels {
   /// out[t][tile][r] += sums of (q + bias) * x.
   void (*panel_dot)(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
                     int32_t* out);
+  /// `groups` blocks of a tile of 2, 3 or 4 bits in an order of this level's own, as many bytes, that is decoded faster
+  /// than that of the files; tile_dot and tile_panel of what it wrote. Null: the level has none.
+  void (*repack)(int bits, const uint8_t* blocks, int64_t groups, uint8_t* out) = nullptr;
+  void (*tile_dot_repacked)(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out) = nullptr;
+  void (*tile_panel_repacked)(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel) = nullptr;
   /// What tile_dot, tile_dots, tile_panel and panel_dot add to every weight, to be undone by bias * sum(x).
   int32_t bias;
   void (*scale_tile)(const ScaleTile& tile);

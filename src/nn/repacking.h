@@ -1,0 +1,28 @@
+// Copies of a model's matrices as the backend multiplies them fastest, made when it is loaded.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "core/memory.h"
+#include "core/progress.h"
+#include "io/checkpoint.h"
+#include "ops/ops.h"
+
+namespace turboquant {
+
+class Repacking {
+ public:
+  /// None are made where the backend would not be faster, or where they would take more than half of the memory that is
+  /// available: pages of a file can be dropped, copies cannot.
+  Repacking(const Checkpoint& checkpoint, Ops& ops, uint64_t available = machine_memory().available);
+
+  /// Weight::repacked of a matrix, under a progress bar; Ctrl-C unwinds.
+  Tensor of(const Weight& weight);
+
+ private:
+  Ops& ops_;
+  std::optional<Progress> progress_;  // none: no copies
+};
+
+}  // namespace turboquant
