@@ -26,7 +26,7 @@ void time_case(benchmark::State& state, const KernelCase& kernel) {
 
 int main(int argc, char** argv) {
   using namespace turboquant;
-  for (const CpuLevel level : levels_up_to(CpuLevel::avx512))
+  for (const CpuLevel level : available_cpu_levels())
     for (const KernelCase& kernel : kernel_cases(level))
       benchmark::RegisterBenchmark(kernel.name.c_str(), [=](benchmark::State& state) { time_case(state, kernel); });
   benchmark::Initialize(&argc, argv);

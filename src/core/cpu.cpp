@@ -6,7 +6,11 @@
 
 #include "turboquant/error.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -37,20 +41,37 @@ ArmFeatures arm_features() {
 }
 #endif
 
+#if defined(__x86_64__)
+bool amx_permitted() {
+#if defined(__linux__)
+  constexpr unsigned kTile = 1U << 24, kInt8 = 1U << 25;  // of EDX
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kTile) == 0 || (edx & kInt8) == 0) return false;
+  // Linux keeps the 8 KB of tiles for processes that ask for them (5.16 and newer; the kernel's Documentation/arch/x86/
+  // xstate.rst): ARCH_REQ_XCOMP_PERM, which older headers lack, for the feature XTILEDATA.
+  constexpr int64_t kRequestPermission = 0x1023, kTileData = 18;
+  static const bool permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return permitted;
+#else
+  return false;
+#endif
+}
+#endif
+
 CpuLevel choose() {
   const std::vector<CpuLevel> available = available_cpu_levels();
   const CpuLevel best = available.back();
   const char* wanted = std::getenv("TURBOQUANT_CPU");
   if (wanted == nullptr || *wanted == '\0') return best;
   for (const CpuLevel level :
-       {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512, CpuLevel::neon, CpuLevel::neon_i8mm}) {
+       {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512, CpuLevel::amx, CpuLevel::neon, CpuLevel::neon_i8mm}) {
     if (name(level) != wanted) continue;
     if (std::find(available.begin(), available.end(), level) == available.end())
       throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": this processor has no such instructions (its best is " +
                   std::string(name(best)) + ")");
     return level;
   }
-  throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": unknown; use scalar, avx2, avx512, neon or neon_i8mm");
+  throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": unknown; use scalar, avx2, avx512, amx, neon or neon_i8mm");
 }
 
 }  // namespace
@@ -62,8 +83,10 @@ std::vector<CpuLevel> available_cpu_levels() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(CpuLevel::avx2);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
-      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni"))
+      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni")) {
     levels.push_back(CpuLevel::avx512);
+    if (amx_permitted()) levels.push_back(CpuLevel::amx);
+  }
 #elif defined(__aarch64__)
   const ArmFeatures features = arm_features();
   if (features.dot_product) levels.push_back(CpuLevel::neon);
@@ -85,6 +108,8 @@ std::string_view name(CpuLevel level) {
       return "neon_i8mm";
     case CpuLevel::neon:
       return "neon";
+    case CpuLevel::amx:
+      return "amx";
     case CpuLevel::avx512:
       return "avx512";
     case CpuLevel::avx2:

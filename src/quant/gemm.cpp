@@ -19,7 +19,7 @@ using MultiplyBlock = void (*)(const GemmBlock& block);
 
 MultiplyBlock block_for(CpuLevel level) {
 #if defined(__x86_64__)
-  if (level == CpuLevel::avx512) return gemm_block_avx512;
+  if (has_avx512(level)) return gemm_block_avx512;
   if (level == CpuLevel::avx2) return gemm_block_avx2;
 #elif defined(__aarch64__)
   if (level != CpuLevel::scalar) return gemm_block_neon;

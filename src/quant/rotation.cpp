@@ -42,7 +42,7 @@ void transform(CpuLevel level, float* x, int64_t width, int64_t block, bool tran
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
   const HadamardArgs args{x, width / block, m, block / m, scale, transposed};
 #if defined(__x86_64__)
-  if (level == CpuLevel::avx512 && args.n >= 16) return hadamard_avx512(args);
+  if (has_avx512(level) && args.n >= 16) return hadamard_avx512(args);
   if (level != CpuLevel::scalar && args.n >= 8) return hadamard_avx2(args);
 #elif defined(__aarch64__)
   if (level != CpuLevel::scalar && args.n >= 4) return hadamard_neon(args);

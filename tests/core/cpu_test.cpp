@@ -29,8 +29,18 @@ TEST(CpuLevel, FollowsTheEnvironment) {
     // Not only the first time.
     for (int i = 0; i < 2; ++i)
       EXPECT_EQ(error_of([] { cpu_level(); }),
-                "TURBOQUANT_CPU=" + wanted + ": unknown; use scalar, avx2, avx512, neon or neon_i8mm");
+                "TURBOQUANT_CPU=" + wanted + ": unknown; use scalar, avx2, avx512, amx, neon or neon_i8mm");
   }
+}
+
+// The levels' order is that of what they need: none is there without those before it.
+TEST(CpuLevel, EachNeedsTheOneBefore) {
+  const std::vector<CpuLevel> available = available_cpu_levels();
+  EXPECT_EQ(available.front(), CpuLevel::scalar);
+  EXPECT_TRUE(std::is_sorted(available.begin(), available.end()));
+  EXPECT_EQ(available, available_cpu_levels());  // asking for AMX a second time changes nothing
+  const bool amx = available.back() == CpuLevel::amx;
+  EXPECT_EQ(amx, std::count_if(available.begin(), available.end(), has_avx512) == 2);
 }
 
 }  // namespace

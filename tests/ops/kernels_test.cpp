@@ -3,6 +3,7 @@
 // is that of the reference's own sum, one float after another.
 #include "ops/cpu/kernels.h"
 
+#include "ops/emulated_tiles.h"
 #include "ops/support.h"
 #include "quant/fixture.h"
 #include "quant/tile.h"
@@ -188,8 +189,12 @@ double tile_panel_error(const Kernels& kernels, Dice& dice) {
   kernels.tile_panel(bits, blocks.data(), groups, fast.data());
   kScalarKernels.tile_panel(bits, blocks.data(), groups, plain.data());
   int largest = 0;
-  for (int64_t i = 0; i < n; ++i)
-    largest = std::max(largest, std::abs(static_cast<int8_t>(fast[i] - kernels.bias) - static_cast<int8_t>(plain[i])));
+  for (int r = 0; r < kTileRows; ++r)
+    for (int64_t k = 0; k < kGroup * groups; ++k) {
+      const int64_t at = plain_panel_byte(r, k);
+      const uint8_t q = fast[kernels.level == CpuLevel::amx ? amx_panel_byte(groups, r, k) : at];
+      largest = std::max(largest, std::abs(static_cast<int8_t>(q - kernels.bias) - static_cast<int8_t>(plain[at])));
+    }
   return largest;
 }
 

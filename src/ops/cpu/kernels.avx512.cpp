@@ -311,9 +311,7 @@ void panel_dot(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, con
   }
 }
 
-}  // namespace
-
-constinit const Kernels kAvx512Kernels = {
+constexpr Kernels kTable = {
     .level = CpuLevel::avx512,
     .peak_int8 = peak_int8,
     .peak_f32 = peak_f32,
@@ -343,5 +341,19 @@ constinit const Kernels kAvx512Kernels = {
     .conv1d = conv1d,
     .gated_delta = gated_delta,
 };
+
+/// The same but for products of bytes as matrices.
+constexpr Kernels with_amx(Kernels table) {
+  table.level = CpuLevel::amx;
+  table.peak_int8 = peak_int8_amx;
+  table.tile_panel = tile_panel_amx;
+  table.panel_dot = panel_dot_amx;
+  return table;
+}
+
+}  // namespace
+
+constinit const Kernels kAvx512Kernels = kTable;
+constinit const Kernels kAmxKernels = with_amx(kTable);
 
 }  // namespace turboquant

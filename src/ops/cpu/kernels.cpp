@@ -4,6 +4,7 @@ namespace turboquant {
 
 const Kernels& kernels(CpuLevel level) {
 #if defined(__x86_64__)
+  if (level == CpuLevel::amx) return kAmxKernels;
   if (level == CpuLevel::avx512) return kAvx512Kernels;
   if (level == CpuLevel::avx2) return kAvx2Kernels;
 #elif defined(__aarch64__)

@@ -144,10 +144,11 @@ struct Kernels {
   /// The same times up to `shared_tokens` packed ones (as panel_dot has them), tokens > 1, decoded once: [tokens][16].
   void (*tile_dots)(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int tokens, int32_t* out);
   int shared_tokens;  // 1: there is no tile_dots; a panel is as fast
-  /// The tile's integers, q + bias, as bytes [4 * groups][16 rows][4 columns].
+  /// The tile's integers, q + bias, as 256 * groups bytes in the level's own order: [4 * groups][16 rows][4 columns],
+  /// at amx that of amx_panels.h.
   void (*tile_panel)(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel);
-  /// kTilePair panels times one panel of `tokens` <= kTokenPanel packed activations [4 * groups][kTokenPanel][4]:
-  /// out[t][tile][r] += sums of (q + bias) * x.
+  /// kTilePair such panels times one panel of `tokens` <= kTokenPanel packed activations [4 * groups][kTokenPanel][4],
+  /// all of which may be read: out[t][tile][r] += sums of (q + bias) * x.
   void (*panel_dot)(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
                     int32_t* out);
   /// `groups` blocks of a tile of 2, 3 or 4 bits in an order of this level's own, as many bytes, that is decoded faster
@@ -180,12 +181,17 @@ const Kernels& kernels(CpuLevel level);
 void attend_blocks_avx2(const AttendBlocks& blocks);
 void attend_blocks_avx512(const AttendBlocks& blocks);
 void attend_blocks_neon(const AttendBlocks& blocks);
+int64_t peak_int8_amx(int64_t repeats);
+void tile_panel_amx(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel);
+void panel_dot_amx(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
+                   int32_t* out);
 void panel_dot_neon_i8mm(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
                          int32_t* out);
 
 extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAmxKernels;
 extern const Kernels kNeonKernels;
 extern const Kernels kNeonI8mmKernels;
 
