@@ -6,8 +6,10 @@
 
 #include "turboquant/error.h"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #elif defined(__aarch64__) && defined(__linux__)
@@ -42,6 +44,12 @@ ArmFeatures arm_features() {
 #endif
 
 #if defined(__x86_64__)
+bool avx_vnni() {
+  constexpr unsigned kAvxVnni = 1U << 4;  // of EAX
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
+}
+
 bool amx_permitted() {
 #if defined(__linux__)
   constexpr unsigned kTile = 1U << 24, kInt8 = 1U << 25;  // of EDX
@@ -63,15 +71,16 @@ CpuLevel choose() {
   const CpuLevel best = available.back();
   const char* wanted = std::getenv("TURBOQUANT_CPU");
   if (wanted == nullptr || *wanted == '\0') return best;
-  for (const CpuLevel level :
-       {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx512, CpuLevel::amx, CpuLevel::neon, CpuLevel::neon_i8mm}) {
+  for (const CpuLevel level : {CpuLevel::scalar, CpuLevel::avx2, CpuLevel::avx_vnni, CpuLevel::avx512, CpuLevel::amx,
+                               CpuLevel::neon, CpuLevel::neon_i8mm}) {
     if (name(level) != wanted) continue;
     if (std::find(available.begin(), available.end(), level) == available.end())
       throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": this processor has no such instructions (its best is " +
                   std::string(name(best)) + ")");
     return level;
   }
-  throw Error("TURBOQUANT_CPU=" + std::string(wanted) + ": unknown; use scalar, avx2, avx512, amx, neon or neon_i8mm");
+  throw Error("TURBOQUANT_CPU=" + std::string(wanted) +
+              ": unknown; use scalar, avx2, avx_vnni, avx512, amx, neon or neon_i8mm");
 }
 
 }  // namespace
@@ -80,7 +89,10 @@ std::vector<CpuLevel> available_cpu_levels() {
   std::vector<CpuLevel> levels = {CpuLevel::scalar};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(CpuLevel::avx2);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    levels.push_back(CpuLevel::avx2);
+    if (avx_vnni()) levels.push_back(CpuLevel::avx_vnni);
+  }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni")) {
@@ -112,6 +124,8 @@ std::string_view name(CpuLevel level) {
       return "amx";
     case CpuLevel::avx512:
       return "avx512";
+    case CpuLevel::avx_vnni:
+      return "avx_vnni";
     case CpuLevel::avx2:
       return "avx2";
     case CpuLevel::scalar:

@@ -20,7 +20,7 @@ using MultiplyBlock = void (*)(const GemmBlock& block);
 MultiplyBlock block_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (has_avx512(level)) return gemm_block_avx512;
-  if (level == CpuLevel::avx2) return gemm_block_avx2;
+  if (has_avx2(level)) return gemm_block_avx2;
 #elif defined(__aarch64__)
   if (level != CpuLevel::scalar) return gemm_block_neon;
 #else

@@ -141,7 +141,7 @@ using KvSearch = void (*)(int bits, int64_t dim, const KvTable& table, KvEncodeL
 KvSearch kv_search_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (has_avx512(level)) return kv_search_avx512;
-  if (level == CpuLevel::avx2) return kv_search_avx2;
+  if (has_avx2(level)) return kv_search_avx2;
 #elif defined(__aarch64__)
   if (level != CpuLevel::scalar) return kv_search_neon;
 #else

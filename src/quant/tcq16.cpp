@@ -36,7 +36,7 @@ using Tcq16Search = void (*)(int bits, EncodeBlock& block);
 Tcq16Search tcq16_search_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (has_avx512(level)) return tcq16_search_avx512;
-  if (level == CpuLevel::avx2) return tcq16_search_avx2;
+  if (has_avx2(level)) return tcq16_search_avx2;
 #elif defined(__aarch64__)
   if (level != CpuLevel::scalar) return tcq16_search_neon;
 #else

@@ -181,6 +181,11 @@ const Kernels& kernels(CpuLevel level);
 void attend_blocks_avx2(const AttendBlocks& blocks);
 void attend_blocks_avx512(const AttendBlocks& blocks);
 void attend_blocks_neon(const AttendBlocks& blocks);
+int64_t peak_int8_avx_vnni(int64_t repeats);
+void tile_dot_avx_vnni(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out);
+void tile_dot_repacked_avx_vnni(int bits, const uint8_t* blocks, int64_t groups, const int8_t* x, int32_t* out);
+void panel_dot_avx_vnni(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
+                        int32_t* out);
 int64_t peak_int8_amx(int64_t repeats);
 void tile_panel_amx(int bits, const uint8_t* blocks, int64_t groups, uint8_t* panel);
 void panel_dot_amx(const uint8_t* panel0, const uint8_t* panel1, int64_t groups, const int8_t* x, int tokens,
@@ -190,6 +195,7 @@ void panel_dot_neon_i8mm(const uint8_t* panel0, const uint8_t* panel1, int64_t g
 
 extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
 extern const Kernels kNeonKernels;
