@@ -40,7 +40,7 @@ struct alignas(64) TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 constexpr int kStepGroups = 4;  // 64 columns, a row of a tile
-constexpr int kAmxChains = 2;   // sums that take turns: an instruction takes three times as long as it keeps the unit
+constexpr int kAmxChains = 2;   // sums that take turns: a product is there long after the unit could begin the next
 constexpr int kSumTiles = kAmxChains * kTilePair;
 using WeightsTile = TileNumber<kSumTiles>;
 using TokensTile = TileNumber<kSumTiles + kTilePair>;
