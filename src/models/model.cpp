@@ -18,7 +18,7 @@ Model::Model(const Checkpoint& checkpoint, std::shared_ptr<Ops> ops, const Model
                                               checkpoint.path().string(), "rms_norm_eps", 1e-6))) {}
 
 void Model::load_ends(Loader& loader, float norm_offset) {
-  embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size);
+  embedding_ = loader.linear("model.embed_tokens", info_.vocab_size, info_.hidden_size, !info_.tied_head);
   norm_ = loader.norm("model.norm.weight", info_.hidden_size, norm_offset);
   head_ = info_.tied_head ? embedding_ : loader.linear("lm_head", info_.vocab_size, info_.hidden_size);
 }

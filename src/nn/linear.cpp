@@ -72,13 +72,13 @@ Tensor Loader::depthwise(const std::string& tensor, int64_t channels, int64_t ta
   return weight;
 }
 
-Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols) {
+Linear Loader::linear(const std::string& module, int64_t rows, int64_t cols, bool table) {
   Linear layer;
   const TensorInfo* info = checkpoint_.expect(module + ".weight", {rows, cols});
   if (info == nullptr) fail(module + ".weight", "missing");
   if (info->dtype == DType::u8) {
     layer.weight = tiled(module, rows, cols);
-    if (repacking_) layer.weight.repacked = repacking_->of(layer.weight);
+    if (repacking_ && !table) layer.weight.repacked = repacking_->of(layer.weight);
     layer.rotation = rotation(input_site(module) + ".signs", cols);
   } else if (info->dtype == DType::u32) {
     layer.weight = packed(module, rows, cols);

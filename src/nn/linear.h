@@ -56,8 +56,9 @@ class Loader {
     if (repack_for != nullptr) repacking_.emplace(checkpoint, *repack_for);
   }
 
-  /// `module`: the tensor's name without ".weight". The bias is taken if there is one.
-  Linear linear(const std::string& module, int64_t rows, int64_t cols);
+  /// `module`: the tensor's name without ".weight". The bias is taken if there is one. `table`: rows are looked up in
+  /// it, and it is multiplied with nothing.
+  Linear linear(const std::string& module, int64_t rows, int64_t cols, bool table = false);
   /// A vector as F32, such as a norm's weight.
   Tensor vector(const std::string& tensor, int64_t length);
   /// A norm's weight as F32, `offset` added: 1 where a file stores weights around zero.

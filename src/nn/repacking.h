@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "core/memory.h"
@@ -17,12 +18,14 @@ class Repacking {
   /// available: pages of a file can be dropped, copies cannot.
   Repacking(const Checkpoint& checkpoint, Ops& ops, uint64_t available = machine_memory().available);
 
-  /// Weight::repacked of a matrix, under a progress bar; Ctrl-C unwinds.
+  /// Weight::repacked of a matrix of the checkpoint, each at most once, or empty; under a progress bar, Ctrl-C unwinds.
   Tensor of(const Weight& weight);
 
  private:
   Ops& ops_;
-  std::optional<Progress> progress_;  // none: no copies
+  std::shared_ptr<std::byte> memory_;  // of all copies, in large pages; null: there are none
+  size_t bytes_ = 0, used_ = 0;
+  std::optional<Progress> progress_;
 };
 
 }  // namespace turboquant

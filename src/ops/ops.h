@@ -97,10 +97,10 @@ class Ops {
   using ProductObserver = std::function<bool(std::span<const Product>)>;
   virtual void observe_products(ProductObserver observer) = 0;
 
-  /// Whether this backend multiplies a copy of tiled matrices of 2 to 4 bits faster, in an order of its own.
+  /// Whether this backend multiplies copies of tiled matrices of 2 to 4 bits faster, in an order of its own.
   virtual bool repacks() const = 0;
-  /// That copy, for Weight::repacked; empty for other matrices.
-  virtual Tensor repack(const Weight& weight) = 0;
+  /// Writes such a copy, for Weight::repacked: U8 of the shape of weight.data.
+  virtual void repack(const Weight& weight, Tensor out) = 0;
 
   /// Rows of an embedding, rotated back where the table is stored rotated. ids [tokens] -> F32 [tokens, cols]
   virtual Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) = 0;

@@ -18,7 +18,7 @@ class ProfilingOps final : public Ops {
   void observe_products(ProductObserver observer) override { ops_->observe_products(std::move(observer)); }
 
   bool repacks() const override { return ops_->repacks(); }
-  Tensor repack(const Weight& weight) override { return ops_->repack(weight); }
+  void repack(const Weight& weight, Tensor out) override { ops_->repack(weight, std::move(out)); }
 
   Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) override {
     vocabulary_ = table.rows;

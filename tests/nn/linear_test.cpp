@@ -341,10 +341,13 @@ TEST(Repacking, WhereItPaysAndFits) {
   EXPECT_FALSE(weight.repacked);
   for (const CpuLevel level : available_cpu_levels()) {
     CpuOps ops(std::make_shared<ThreadPool>(1), level);
-    EXPECT_FALSE(Repacking(checkpoint, ops, 2 * weight.data.bytes()).of(weight)) << name(level);
-    EXPECT_EQ(static_cast<bool>(Repacking(checkpoint, ops, 2 * weight.data.bytes() + 2).of(weight)), ops.repacks());
-    const Linear layer = Loader(checkpoint, true, &ops).linear(kModule, kRows, kCols);
-    EXPECT_EQ(static_cast<bool>(layer.weight.repacked), ops.repacks()) << name(level);
+    const size_t bytes = (weight.data.bytes() + 63) / 64 * 64;
+    EXPECT_FALSE(Repacking(checkpoint, ops, 2 * bytes - 1).of(weight)) << name(level);
+    EXPECT_EQ(static_cast<bool>(Repacking(checkpoint, ops, 2 * bytes).of(weight)), ops.repacks()) << name(level);
+    for (const bool table : {false, true}) {
+      const Linear layer = Loader(checkpoint, true, &ops).linear(kModule, kRows, kCols, table);
+      EXPECT_EQ(static_cast<bool>(layer.weight.repacked), ops.repacks() && !table) << name(level);
+    }
   }
 }
 

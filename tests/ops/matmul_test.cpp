@@ -186,7 +186,7 @@ TEST(MatMul, Int8ProductsAreTheScalarLevelsBitForBit) {
     }
 }
 
-// A copy in the backend's own order changes no bit, and only tiled matrices of 2 to 4 bits have one.
+// A copy in the backend's own order changes no bit.
 TEST(MatMul, RepackedMatricesGiveTheSameBits) {
   Dice dice(13);
   for (const Kind& kind : all_kinds())
@@ -200,9 +200,12 @@ TEST(MatMul, RepackedMatricesGiveTheSameBits) {
         for (Weight& weight : layer.weights) weight.repacked = {};
         const std::vector<Tensor> expected = ops.matmul(in, layer.projections);
         for (Weight& weight : layer.weights) {
-          weight.repacked = ops.repack(weight);
-          ASSERT_EQ(static_cast<bool>(weight.repacked), ops.repacks() && is_tiled(weight) && weight.bits <= 4)
-              << kind.name << " " << name(level);
+          if (!ops.repacks() || !is_tiled(weight) || weight.bits > 4) {
+            EXPECT_THROW(ops.repack(weight, weight.data), Error) << kind.name << " " << name(level);
+            continue;
+          }
+          weight.repacked = Tensor::zeros(DType::u8, weight.data.shape());
+          ops.repack(weight, weight.repacked);
         }
         const std::vector<Tensor> y = ops.matmul(in, layer.projections);
         for (size_t p = 0; p < y.size(); ++p)

@@ -52,3 +52,13 @@ def test_rows_are_those_of_the_command(command, tmp_path):
         assert row.perplexity == pytest.approx(wanted["perplexity"], rel=1e-6)
         assert row.tokens_scored == 4 * 127
     assert rows[0].kl == 0 and rows[1].kl > 0 and "perplexity" in repr(rows[1])
+
+
+def test_weights_as_the_file_has_them_give_the_same_text(tmp_path, command):
+    turboquant.convert(MICRO, tmp_path / "model", bits=3)
+    options = {"max_tokens": 20, "temperature": 0}
+    text = turboquant.load(tmp_path / "model").generate(PROMPT, **options).text
+    assert turboquant.load(tmp_path / "model", repack=False).generate(PROMPT, **options).text == text
+    arguments = ["--model", tmp_path / "model", "--prompt", PROMPT, "--max-tokens", 20, "--temp", 0]
+    for repack in [], ["--no-repack"], ["--preload"], ["--preload", "--no-repack"]:
+        assert command("generate", *arguments, *repack) == text + "\n", repack

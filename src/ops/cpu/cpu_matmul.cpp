@@ -29,15 +29,15 @@ struct CpuOps::Work {
   bool tiled;
 };
 
-Tensor CpuOps::repack(const Weight& weight) {
-  if (!repacks() || weight.kind != Weight::Kind::tiled || weight.bits > 4) return {};
+void CpuOps::repack(const Weight& weight, Tensor out) {
+  if (!repacks() || weight.kind != Weight::Kind::tiled || weight.bits > 4)
+    throw Error("repack: this backend has no order of its own for the matrix");
+  expect(out, DType::u8, weight.data.shape(), "repack", "out");
   const int64_t groups = weight.cols / kGroup, tile_bytes = groups * block_bytes(weight.bits);
-  Tensor copy = Tensor::zeros(DType::u8, weight.data.shape());
   pool_.parallel_for(tile_count(weight.rows), 1, [&](int64_t begin, int64_t end) {
     kernels_.repack(weight.bits, weight.data.data<uint8_t>() + begin * tile_bytes, (end - begin) * groups,
-                    copy.data<uint8_t>() + begin * tile_bytes);
+                    out.data<uint8_t>() + begin * tile_bytes);
   });
-  return copy;
 }
 
 std::vector<Tensor> CpuOps::matmul(const Activations& x, std::span<const Projection> projections) {

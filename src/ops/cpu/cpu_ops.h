@@ -17,7 +17,7 @@ class CpuOps final : public Ops {
   void begin_scope() override { arena_.begin_scope(); }
   void observe_products(ProductObserver observer) override { observer_ = std::move(observer); }
   bool repacks() const override { return kernels_.repack != nullptr; }
-  Tensor repack(const Weight& weight) override;
+  void repack(const Weight& weight, Tensor out) override;
   Tensor embedding(const Weight& table, const Rotation& rotation, std::span<const int32_t> ids) override;
   Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps) override;
   Activations prepare(const Tensor& x, const Rotation& rotation, bool exact) override;
