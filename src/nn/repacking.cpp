@@ -29,7 +29,7 @@ Tensor Repacking::of(const Weight& weight) {
   const size_t room = room_for(weight.data.bytes());
   if (!memory_ || weight.kind != Weight::Kind::tiled || weight.bits > 4 || room > bytes_ - used_) return {};
   check_interrupt();
-  const Tensor copy(DType::u8, weight.data.shape(), memory_.get() + used_, memory_);
+  Tensor copy(DType::u8, weight.data.shape(), memory_.get() + used_, memory_);
   used_ += room;
   ops_.repack(weight, copy);
   progress_->advance(static_cast<int64_t>(room));
