@@ -215,8 +215,8 @@ void add_memory_options(CLI::App& command, bool& preload, bool& lock) {
 }
 
 void add_repack_option(CLI::App& command, bool& repack) {
-  command.add_flag(
-      "!--no-repack", repack,
+  command.add_flag_callback(
+      "--no-repack", [&repack] { repack = false; },
       "Compute with the weights as the file has them: starts at once and needs no memory for copies, but is "
       "slower on processors that would arrange them anew (those with AVX2 alone)");
 }

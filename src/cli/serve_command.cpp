@@ -113,8 +113,9 @@ void add_engine_options(CLI::App& command, const std::shared_ptr<ServeState>& st
            [state](uint64_t bytes) { state->server.engine.kv_memory = bytes; });
   command.add_option("--prompt-cache-dir", engine.prompt_cache_dir,
                      "Folder where what prompts begin with is kept until the next start");
-  command.add_flag("!--no-prefix-cache", engine.prefix_cache,
-                   "Read every prompt from its beginning, whatever is known of it");
+  command.add_flag_callback(
+      "--no-prefix-cache", [&engine] { engine.prefix_cache = false; },
+      "Read every prompt from its beginning, whatever is known of it");
 }
 
 }  // namespace
