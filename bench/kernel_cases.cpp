@@ -64,13 +64,13 @@ struct Tiles {
   int64_t at = 0;
 };
 
-KernelRun tile_dot(const Kernels& kernels, int bits, bool in_cache) {
+// Random bytes are a tile in either order.
+KernelRun tile_dot(const Kernels& kernels, bool repacked, int bits, bool in_cache) {
+  const auto dot = repacked ? kernels.tile_dot_repacked : kernels.tile_dot;
   const auto tiles = std::make_shared<Tiles>(bits, in_cache);
   const Quantized x(kernels, 1, 1, kCols);
   Tensor out = Tensor::zeros(DType::i32, {kTileRows});
-  const auto run = [=, &kernels]() mutable {
-    kernels.tile_dot(bits, tiles->next(), kGroups, x.q.data<int8_t>(), out.data<int32_t>());
-  };
+  const auto run = [=]() mutable { dot(bits, tiles->next(), kGroups, x.q.data<int8_t>(), out.data<int32_t>()); };
   return {.bytes = static_cast<double>(tiles->bytes), .multiply_adds = kTileRows * kCols, .run = run};
 }
 
@@ -79,16 +79,6 @@ KernelRun tile_panel(const Kernels& kernels, int bits, bool in_cache) {
   Tensor panel = Tensor::zeros(DType::u8, {kTileRows * kCols});
   const auto run = [=, &kernels]() mutable { kernels.tile_panel(bits, tiles->next(), kGroups, panel.data<uint8_t>()); };
   return {.bytes = static_cast<double>(tiles->bytes), .run = run};
-}
-
-KernelRun tile_dot_repacked(const Kernels& kernels, int bits, bool in_cache) {
-  const auto tiles = std::make_shared<Tiles>(bits, in_cache);  // random bytes are a repacked tile as well
-  const Quantized x(kernels, 1, 1, kCols);
-  Tensor out = Tensor::zeros(DType::i32, {kTileRows});
-  const auto run = [=, &kernels]() mutable {
-    kernels.tile_dot_repacked(bits, tiles->next(), kGroups, x.q.data<int8_t>(), out.data<int32_t>());
-  };
-  return {.bytes = static_cast<double>(tiles->bytes), .multiply_adds = kTileRows * kCols, .run = run};
 }
 
 KernelRun repack(const Kernels& kernels, int bits) {
@@ -321,12 +311,12 @@ std::vector<KernelCase> kernel_cases(CpuLevel level) {
     for (const int bits : {2, 3, 4, 8}) {
       const std::string suffix = "/" + std::to_string(bits) + "bit/" + (in_cache ? "cache" : "memory");
       add(
-          "tile_dot" + suffix, [=, &k] { return tile_dot(k, bits, in_cache); }, in_cache);
+          "tile_dot" + suffix, [=, &k] { return tile_dot(k, false, bits, in_cache); }, in_cache);
       add(
           "tile_panel" + suffix, [=, &k] { return tile_panel(k, bits, in_cache); }, in_cache);
       if (k.repack == nullptr || bits == 8) continue;
       add(
-          "tile_dot_repacked" + suffix, [=, &k] { return tile_dot_repacked(k, bits, in_cache); }, in_cache);
+          "tile_dot_repacked" + suffix, [=, &k] { return tile_dot(k, true, bits, in_cache); }, in_cache);
       if (in_cache) add("repack" + suffix, [=, &k] { return repack(k, bits); });
     }
   add("panel_dot", [&k] { return panel_dot(k); });
