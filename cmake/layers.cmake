@@ -38,7 +38,7 @@ function(turboquant_layer name)
     endif()
   endforeach()
   # UBSan doubles the time that kernels take to compile, and finds nothing in intrinsics; ASan's checks are theirs, too,
-  # but not that of a local variable's scope, which doubles it again.
+  # but not that of a local variable's scope, which more than doubles it again.
   if(TURBOQUANT_SANITIZE)
     foreach(source IN LISTS sources)
       if(source MATCHES "\\.(avx2|avx_vnni|avx512|amx|neon|neon_i8mm)\\.cpp$")

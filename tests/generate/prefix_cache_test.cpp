@@ -63,7 +63,7 @@ TEST(PrefixCache, FindsTheLongestBeginning) {
 TEST(PrefixCache, GoesOnToTheLastBit) {
   for (const char* name : {"llama", "gpt_oss", "qwen3_5"})
     for (const char* bits : {"fp16", "k4v3"}) {
-      if (kSanitized && (std::string_view(bits) == "fp16") == (std::string_view(name) != "qwen3_5")) continue;
+      if (kSanitized && std::string_view(bits) == "fp16" && std::string_view(name) != "qwen3_5") continue;
       Tree tree(name, bits);
       const std::vector<int32_t> a = tree.text(500, 1);
       for (const size_t length : {500, 256, 300}) tree.insert(part(a, 0, length));
